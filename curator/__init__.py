@@ -1,0 +1,1 @@
+"""Curator: large image collections in, curated datasets out."""

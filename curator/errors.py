@@ -1,0 +1,100 @@
+"""Everything Curator raises, and the short list of ways in which one input can fail.
+
+    CuratorError                 what went wrong, in words for a person; `exit_code` for the shell
+    ├── ConfigError         2    the config or the command is wrong: every mistake at once
+    ├── TooManyFailed       3    more inputs failed than `max_failed` allows: nothing was written
+    └── OutsideError        4    the world failed; what was measured is kept
+        ├── InputChanged         an input is not what was measured
+        ├── StoreError           the store cannot be read, written or locked
+        ├── WeightsError         a weights file is missing, cut short or not the one it should be
+        └── ClusterError         workers or scheduler were lost, or never reached
+
+    Fault                        one image that cannot be used: becomes a row, never an exception for the user
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+
+class CuratorError(Exception):
+    """The root of what a user may meet; its text is one message, ready to print."""
+
+    exit_code = 4
+
+
+class ConfigError(CuratorError):
+    """The config or the command is wrong. `mistakes` holds one line per mistake."""
+
+    exit_code = 2
+
+    def __init__(self, mistakes: Sequence[str] | str) -> None:
+        self.mistakes = [mistakes] if isinstance(mistakes, str) else list(mistakes)
+        super().__init__("\n".join(self.mistakes))
+
+
+class TooManyFailed(CuratorError):
+    """More inputs failed than `max_failed` allows."""
+
+    exit_code = 3
+
+
+class OutsideError(CuratorError):
+    """Something outside Curator failed: disk, cluster, input. What was measured is kept."""
+
+    exit_code = 4
+
+
+class InputChanged(OutsideError):
+    """An input's bytes are not those that were measured."""
+
+
+class StoreError(OutsideError):
+    """The store cannot be read, written or locked."""
+
+
+class WeightsError(OutsideError):
+    """A weights file is missing, cut short, or not the one that it should be."""
+
+
+class ClusterError(OutsideError):
+    """The Dask cluster was lost, or could not be reached."""
+
+
+class Cause(StrEnum):
+    """Why an input failed: the ledger's `cause` for rows whose status is `failed`."""
+
+    EMPTY_FILE = "empty_file"
+    NOT_AN_IMAGE = "not_an_image"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    FORMAT_OFF = "format_off"
+    NO_IMAGE = "no_image"
+    LINK_MEMBER = "link_member"
+    SPECIAL_MEMBER = "special_member"
+    MEMBER_TOO_LARGE = "member_too_large"
+    DECODER_CRASHED = "decoder_crashed"
+    DECODER_TIMEOUT = "decoder_timeout"
+    DECODER_OUT_OF_MEMORY = "decoder_out_of_memory"
+    SCORE_NOT_FINITE = "score_not_finite"
+    STAGE_ERROR = "stage_error"
+    UNREADABLE = "unreadable"
+    DAMAGED_AT_OFFSET = "damaged_at_offset"
+    NO_END_MARKER = "no_end_marker"
+
+
+TRANSIENT = frozenset(
+    {Cause.DECODER_CRASHED, Cause.DECODER_TIMEOUT, Cause.DECODER_OUT_OF_MEMORY}
+)
+"""Faults of the machine, not of the bytes: their rows stay open and the next run tries them again."""
+
+
+class Fault(Exception):
+    """One image that cannot be used: `cause` is the code, `detail` the sentence a person reads."""
+
+    def __init__(self, cause: Cause, detail: str) -> None:
+        super().__init__(cause, detail)
+        self.cause = cause
+        self.detail = detail

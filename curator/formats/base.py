@@ -1,0 +1,73 @@
+"""What a format is to the rest of Curator: a reader that indexes a shard and gives bytes, a writer of shards.
+
+Knows nothing about pixels, scores or verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from curator.errors import Cause
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of samples, or one folder of images. `given` is the path as the user gave it: the ledger's `shard`."""
+
+    given: str
+    path: str  # absolute
+    format: str  # the reader's name: "webdataset" or "folder"
+    bytes: int = 0  # size on disk where it is known without reading, for `blocksize`
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of a sample: where its bytes lie. `fault` is set where its bytes must never be read (links ...)."""
+
+    name: bytes  # as stored, folders included
+    offset: int  # of its first data byte in the shard; 0 for a file in a folder
+    size: int
+    fault: Cause | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One key and its members, in index order (the image is chosen later)."""
+
+    key: bytes
+    members: tuple[Member, ...]
+    notes: tuple[str, ...] = ()  # codes such as "duplicate_key", "joined_archive"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What could not be read of a shard: becomes one failed row for the whole shard, every offset in its reason."""
+
+    cause: Cause
+    detail: str
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Every sample of a shard in order, where its pieces begin, and what of it is damaged."""
+
+    samples: Sequence[Sample]
+    pieces: Sequence[int]  # index of the first sample of each piece, ascending, beginning with 0 (empty if no sample)
+    damage: Damage | None = None
+    passed_over: int = 0  # directory entries, dot-names, non-images in a folder
+
+
+class Reader(Protocol):
+    """Finds the samples of a shard and reads their members by place."""
+
+    def index(self, shard: Shard) -> ShardIndex:
+        """The samples of a shard; damage is told, never raised. OSError where it cannot be opened at all."""
+
+    def stamp(self, shard: Shard) -> str:
+        """A cheap fingerprint that changes when the shard does: size and mtime (of every file of a folder)."""
+
+    def read(self, shard: Shard, members: Iterable[Member]) -> Iterator[bytes]:
+        """The bytes of each member, in order; neighbouring members come in one read."""

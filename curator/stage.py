@@ -1,0 +1,223 @@
+"""What a stage is: a frozen description of settings, the verbs it has, and what each setting changes.
+
+A stage is one of four kinds, told by its verbs:
+
+    source       list(inputs) -> shards, or index(shard) -> samples              touches files
+    image        prepare(image) -> array, measure(batch) -> columns, keep(rows) -> mask
+    collection   find(vectors, each) -> found, choose(rows, found, alive) -> Choice
+    writer       write(rows, ...)                                                touches files
+
+`measure` knows no threshold and `keep` sees no image: what is measured is stored for good, what is decided
+can be decided again in seconds. Knows nothing about Hydra, Dask, torch or any concrete stage.
+Next to read: `stages/aesthetic.py`, the promise kept in 60 lines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+Array = NDArray[Any]
+Mask = NDArray[np.bool_]
+Columns = Mapping[str, Array]
+"""NumPy arrays by column name, all of one length. Text columns are object arrays of str or None."""
+
+
+class Role(StrEnum):
+    """What a setting changes."""
+
+    MEASURES = "measures"  # the numbers: part of the address
+    DECIDES = "decides"  # decisions only
+    SPEEDS = "speeds"  # neither
+
+
+def measures(default: Any = ..., **limits: Any) -> Any:
+    """A field that changes what is measured, and so is part of the address. `limits` as in pydantic: ge, lt ..."""
+    return Field(default, json_schema_extra={"role": Role.MEASURES}, **limits)
+
+
+def decides(default: Any = ..., **limits: Any) -> Any:
+    """A field that changes decisions only: another value never measures again."""
+    return Field(default, json_schema_extra={"role": Role.DECIDES}, **limits)
+
+
+def speeds(default: Any = ..., **limits: Any) -> Any:
+    """A field that changes neither numbers nor decisions."""
+    return Field(default, json_schema_extra={"role": Role.SPEEDS}, **limits)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The stage's `prepare` is given the decoded image.
+
+    `max_side=n` or `min_side=n` lets the decoder shrink it while its longer or shorter side stays at least n;
+    neither means full size.
+    """
+
+    max_side: int | None = None
+    min_side: int | None = None
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The stage's `measure` or `find` is given an image stage's unit vectors; `spaces` that it was made for, or any."""
+
+    spaces: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """The stage is given a column that an earlier stage measures, such as `caption` or `width`."""
+
+    name: str
+
+
+Need = Pixels | Embedding | Column
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Where `setup` loads what `measure` works with: once per worker process."""
+
+    device: str = "cpu"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """What `measure` works on: B images. `model` is whatever `setup` returned.
+
+    `pixels` are the prepared arrays, stacked (B, ...); `embedding` (B, D) float16 unit vectors; `columns` by name.
+    Batches of pixels always have the same B; rows behind the last image are padding whose results are discarded.
+    """
+
+    pixels: Array | None = None
+    embedding: Array | None = None
+    columns: Columns = field(default_factory=dict)
+    model: Any = None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One weights file that a stage's numbers depend on. `id` is its SHA-256, or the id of the published model.
+
+    `path` is where it lies, or None where the id is known without a file; `missing` then says, in words for a
+    person, which file, where from and where to put it.
+    """
+
+    id: str
+    path: Path | None = None
+    missing: str | None = None
+
+
+Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+"""`each(fn, items)`: fn of every item, on workers or in this process, yielded in order of completion."""
+
+
+class Vectors(Protocol):
+    """The stored embeddings of a collection: float16, unit length, piece by piece. Pickles as a description."""
+
+    addresses: Sequence[str]  # sorted, distinct: one per piece
+
+    def read(self, address: str) -> tuple[Array, Mask]:
+        """One piece: (N, D) float16, memory-mapped where possible, and (N,) True where a row has a vector."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a collection stage decided about N rows.
+
+    `dropped_by` (N,) int64: the row that is kept in its place, -1 where the row stays.
+    `similarity` (N,) float64 to that row, NaN where the row stays.
+    """
+
+    dropped_by: Array
+    similarity: Array
+    cause: str = "near_duplicate"
+
+
+class ProcessingStage(BaseModel):
+    """The one base of all stages: frozen, keyword-only, checked when it is made, and thin.
+
+    Subclasses add fields with `measures`, `decides` or `speeds` (a bare field measures), say what they `need`
+    and which columns they `give`, and write their verbs. `version` names the algorithm: a class that sets it is
+    trusted to change it when the numbers change; otherwise its file's hash stands in.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), validate_default=True, arbitrary_types_allowed=True
+    )
+
+    version: ClassVar[int | None] = None
+    called: ClassVar[str] = ""  # the name in YAML; by default the class's name in snake case
+    needs: ClassVar[tuple[Need, ...]] = ()
+    gives: ClassVar[tuple[str, ...]] = ()
+
+    name: str = speeds("")
+    action: Literal["drop", "flag"] = decides("drop")
+
+    def model_post_init(self, _: Any) -> None:
+        """A stage that was given no name takes that of its class."""
+        if not self.name:
+            object.__setattr__(self, "name", type(self).default_name())
+
+    @classmethod
+    def default_name(cls) -> str:
+        """`called`, or the class's name in snake case without `Stage`: `MyFilterStage` is `my_filter`."""
+        plain = cls.__name__.removesuffix("Stage") or cls.__name__
+        return cls.called or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", plain).lower()
+
+    @classmethod
+    def role_of(cls, field_name: str) -> Role:
+        """What a field changes; a field without a role measures, so that a forgotten one never lies."""
+        extra = cls.model_fields[field_name].json_schema_extra
+        return Role(str(extra["role"])) if isinstance(extra, dict) and "role" in extra else Role.MEASURES
+
+    def measure_fields(self) -> dict[str, Any]:
+        """The settings that are part of the address, as plain JSON values."""
+        names = {n for n in type(self).model_fields if self.role_of(n) is Role.MEASURES}
+        return self.model_dump(mode="json", include=names)
+
+    def has(self, verb: str) -> bool:
+        """Whether this stage's class brings the verb."""
+        return callable(getattr(self, verb, None))
+
+    def needed(self) -> tuple[Need, ...]:
+        """What this stage is given; override where that depends on its fields."""
+        return self.needs
+
+    def weights(self) -> tuple[Weights, ...]:
+        """The weights files that its numbers depend on; their ids enter the address."""
+        return ()
+
+    def setup(self, worker: Worker) -> Any:
+        """Load what `measure` works with, once per worker process; `measure` finds it in `batch.model`."""
+        return None
+
+    @property
+    def kind(self) -> Literal["source", "image", "collection", "writer"]:
+        """Which of the four kinds this stage is, told by its verbs."""
+        if self.has("list") or self.has("index"):
+            return "source"
+        if self.has("find"):
+            return "collection"
+        return "writer" if self.has("write") else "image"
+
+    @property
+    def space(self) -> str:
+        """The space that this stage's embeddings live in: two spaces are never compared."""
+        return f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}"
+
+
+def fields_of(stage_class: type[ProcessingStage]) -> dict[str, FieldInfo]:
+    """Every setting of a stage class by name, as YAML spells it."""
+    return {n: f for n, f in stage_class.model_fields.items() if n != "name"}
