@@ -1,0 +1,121 @@
+"""The output folder and how it is replaced: all is made in `.next`, and its `run.json`, written last, is the commit.
+
+    output/.next     being made; without a run.json it is a killed run's and goes, with one it is rolled forward
+    output/.old      what was replaced, until the swap is done
+    output/run.json  what lies here is whole
+
+Whenever a run is killed, the next command finds the old output whole or finishes the new one. Knows no format.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from curator.commit import commit_bytes, explained, sync_folder
+from curator.errors import OutsideError
+
+RUN = "run.json"
+
+
+class Output:
+    """One output folder; `locked` before anything else."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder).absolute()
+        self.next = self.folder / ".next"
+        self.old = self.folder / ".old"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder alone, roll a committed `.next` forward and drop an uncommitted one.
+
+        A folder that was made for this run and stays empty goes again.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise explained(error, self.folder) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.recover()
+            yield
+        except BlockingIOError as error:
+            raise OutsideError(f"{self.folder}: another run is writing here. Wait for it, or name another output.") from error
+        finally:
+            self._leave()
+            os.close(descriptor)
+
+    def _leave(self) -> None:
+        if not (self.next / RUN).exists():
+            shutil.rmtree(self.next, ignore_errors=True)
+        with suppress(OSError):  # it holds something, as it should
+            self.folder.rmdir()
+
+    @property
+    def run(self) -> dict[str, Any] | None:
+        """The `run.json` of a finished run, None where there is none."""
+        with suppress(FileNotFoundError, json.JSONDecodeError):
+            loaded: dict[str, Any] = json.loads((self.folder / RUN).read_text())
+            return loaded
+        return None
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the folder holds something that no run of Curator left there."""
+        if not self.folder.is_dir():
+            return self.folder.exists()
+        names = set(os.listdir(self.folder))
+        return bool(names) and not names & {RUN, ".next", ".old"}
+
+    def begin(self) -> Path:
+        """An empty `.next` to make everything in."""
+        shutil.rmtree(self.next, ignore_errors=True)
+        try:
+            self.next.mkdir()
+        except OSError as error:
+            raise explained(error, self.next) from error
+        return self.next
+
+    def commit(self, run: dict[str, Any]) -> None:
+        """Write `run.json` into `.next` and put everything in place of what was there."""
+        before = self.run or {}
+        parts = sorted(name for name in os.listdir(self.next) if name != RUN)
+        run = {**run, "parts": parts, "replaces": before.get("parts", [])}
+        sync_folder(self.next)
+        commit_bytes(self.next / RUN, json.dumps(run, indent=2, ensure_ascii=False).encode() + b"\n")
+        self.recover()
+
+    def recover(self) -> None:
+        """Finish a swap that was committed, drop a run that was not. May be killed and run again anywhere."""
+        try:
+            if (self.next / RUN).exists():
+                self._swap(json.loads((self.next / RUN).read_text()))
+            shutil.rmtree(self.next, ignore_errors=True)
+            shutil.rmtree(self.old, ignore_errors=True)
+        except OSError as error:
+            raise explained(error, self.folder) from error
+
+    def _swap(self, run: dict[str, Any]) -> None:
+        (self.folder / RUN).unlink(missing_ok=True)
+        sync_folder(self.folder)
+        parts: Sequence[str] = run["parts"]
+        self.old.mkdir(exist_ok=True)
+        for name in dict.fromkeys([*run["replaces"], *parts]):
+            # a part that is gone from .next was moved out before a kill: what stands outside is already the new one
+            waiting = name not in parts or (self.next / name).exists()
+            if waiting and (self.folder / name).exists():
+                os.rename(self.folder / name, self.old / name)
+        for name in parts:
+            if (self.next / name).exists():
+                os.rename(self.next / name, self.folder / name)
+        sync_folder(self.folder)
+        os.rename(self.next / RUN, self.folder / RUN)
+        sync_folder(self.folder)

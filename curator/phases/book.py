@@ -1,0 +1,103 @@
+"""Verdicts become the ledger: identity, verdict, facts, scores, duplicates, one row per input in input order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curator.ledger import DUPLICATE, FACTS, IDENTITY, OUTPUT, VERDICT, shown
+from curator.phases.decide import DROPPED, STATUS, Verdicts, duplicate_columns
+from curator.phases.gather import Rows
+from curator.phases.inputs import Known
+from curator.stage import Array
+
+
+def book(rows: Rows, verdicts: Verdicts, shards: Sequence[Known], score_columns: Sequence[str], read: str) -> pa.Table:
+    """The whole ledger. A damaged shard is one failed row more, behind its rows, with no key and no index."""
+    damaged = [n for n, known in enumerate(shards) if known.damage is not None]
+    number = np.arange(len(rows.shard)) + np.searchsorted(damaged, rows.shard, side="left")
+    names = pa.array([known.shard.given for known in shards], pa.string())
+    keys = texts(rows.table.column("key"))
+    shard_names = names.take(pa.array(rows.shard, pa.int64()))
+    duplicate = duplicate_columns(verdicts, shard_names, keys, number)
+    columns = {
+        "shard": shard_names,
+        "key": keys,
+        "index": pa.array(rows.index, pa.int64()),
+        "status": pa.array(STATUS[verdicts.status], pa.string()),
+        "stage": pa.array(verdicts.stage, pa.string()),
+        "cause": pa.array(verdicts.cause, pa.string()),
+        "reason": _reasons(verdicts, duplicate),
+        "flags": pa.array(verdicts.flags, pa.string()),
+        **{name: rows.table.column(name) for name in ("notes", *FACTS.names)},
+        **{name: rows.table.column(name) for name in score_columns},
+        **duplicate,
+    }
+    columns["image"] = texts(columns["image"])
+    ledger = pa.table(columns).cast(schema_of(rows.table, score_columns))
+    return _with_damaged(ledger, number, shards, damaged, read).combine_chunks()
+
+
+def schema_of(table: pa.Table, score_columns: Sequence[str]) -> pa.Schema:
+    """The ledger's columns, in order, before anything is written."""
+    scores = [table.schema.field(name) for name in score_columns]
+    return pa.schema([*IDENTITY, *VERDICT, *FACTS, *scores, *DUPLICATE])
+
+
+def _with_damaged(
+    ledger: pa.Table, number: Array, shards: Sequence[Known], damaged: Sequence[int], read: str
+) -> pa.Table:
+    if not damaged:
+        return ledger
+    faults = [(shards[n].shard.given, shards[n].damage) for n in damaged]
+    extra = pa.Table.from_pylist(
+        [
+            {"shard": given, "status": "failed", "stage": read, "cause": d.cause.value, "reason": d.detail,
+             "flags": "", "notes": ""}
+            for given, d in faults if d is not None
+        ],
+        schema=ledger.schema,
+    )  # fmt: skip
+    taken = np.ones(ledger.num_rows + len(damaged), bool)
+    taken[number] = False
+    order = np.empty(len(taken), np.int64)
+    order[number] = np.arange(ledger.num_rows)
+    order[np.flatnonzero(taken)] = ledger.num_rows + np.arange(len(damaged))
+    return pa.concat_tables([ledger, extra]).take(order)
+
+
+def _reasons(verdicts: Verdicts, duplicate: dict[str, pa.Array]) -> pa.Array:
+    """Why a row is not kept, in words; for a duplicate, which row is kept in its place."""
+    reasons = verdicts.reason.copy()
+    for row in np.flatnonzero((verdicts.dropped_by >= 0) & (verdicts.status == DROPPED)):
+        shard, key = duplicate["duplicate_of_shard"][row], duplicate["duplicate_of_key"][row]
+        reasons[row] = f"near-duplicate {verdicts.similarity[row]:.3f} of {shard}/{key}"
+    return pa.array(reasons, pa.string())
+
+
+def texts(names: Any) -> pa.Array:
+    """Names as text; only those that need it pass through the slow way."""
+    names = names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
+    if names.type == pa.string():
+        return names
+    odd = np.array([name is not None and not (name.isascii() and b"\x7f" not in name and min(name, default=32) >= 32)
+                    for name in names.to_pylist()], bool)  # fmt: skip
+    if not odd.any():
+        return names.cast(pa.string())
+    plain = pc.if_else(pa.array(odd), pa.scalar(b"", pa.binary()), names).cast(pa.string())
+    replaced = pa.array([shown(name) for name in names.filter(pa.array(odd)).to_pylist()], pa.string())
+    return pc.replace_with_mask(plain, pa.array(odd), replaced)
+
+
+def with_output(ledger: pa.Table, kept: Array, columns: dict[str, Sequence[Any]]) -> pa.Table:
+    """The ledger with the places that writers gave to the kept rows (`kept`: their row numbers)."""
+    for name in OUTPUT.names:
+        values = np.full(ledger.num_rows, None, object)
+        if name in columns:
+            values[kept] = np.asarray(columns[name], object)
+        ledger = ledger.append_column(name, pa.array(values, pa.string()))
+    return ledger

@@ -1,0 +1,182 @@
+"""The columns of one piece while they are being filled, and the tables that they become in the store.
+
+Every object has one row per sample of its piece, and the columns `cause`, `detail`, `open`: why a row has no value,
+and whether that was the machine's fault and is to be tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from curator.decode import Decoded
+from curator.errors import TRANSIENT, Cause, Fault
+from curator.stage import Array, Columns, Mask
+from curator.store import vectors_column, vectors_of
+
+READ_SCHEMA = pa.schema(
+    {
+        "key": pa.binary(),
+        "image": pa.binary(),
+        "format": pa.string(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "frames": pa.int32(),
+        "bytes": pa.int64(),
+        "content_hash": pa.string(),
+        "caption": pa.string(),
+        "notes": pa.string(),
+        "members": pa.string(),  # the suffixes of all members: tells whether what is written is uniform
+        "cause": pa.string(),
+        "detail": pa.string(),
+        "open": pa.bool_(),
+    }
+)
+FAULTS = ("cause", "detail", "open")
+
+
+class Rows:
+    """N rows of one stage's columns, filled in any order; a row is either a set of values or a fault."""
+
+    def __init__(self, count: int, gives: Sequence[str]) -> None:
+        self.count = count
+        self.gives = tuple(gives)
+        self.arrays: dict[str, Array] = {}
+        self.has = np.zeros(count, bool)
+        self.faults: dict[int, tuple[str, str, bool]] = {}
+
+    def fill(self, rows: Sequence[int] | Array, values: Mapping[str, Array]) -> None:
+        """Put the measured values of some rows; those that are not finite become faults."""
+        rows = np.asarray(rows)
+        finite = np.ones(len(rows), bool)
+        for name in self.gives:
+            column = np.asarray(values[name])
+            if column.dtype.kind == "f":
+                finite &= np.isfinite(column.reshape(len(column), -1)).all(axis=1)
+            if name not in self.arrays:
+                self.arrays[name] = np.zeros((self.count, *column.shape[1:]), column.dtype)
+        for name in self.gives:
+            self.arrays[name][rows[finite]] = np.asarray(values[name])[finite]
+        self.has[rows[finite]] = True
+        for position in np.flatnonzero(~finite):
+            self.fail(int(rows[position]), Cause.SCORE_NOT_FINITE, self._not_finite(values, position))
+
+    def _not_finite(self, values: Mapping[str, Array], position: int) -> str:
+        wrong = [n for n in self.gives if not np.isfinite(np.asarray(values[n])[position]).all()]
+        return f"{', '.join(wrong)} is not a finite number; neither kept nor dropped"
+
+    def fail(self, row: int, cause: str, detail: str) -> None:
+        """Note why a row has no values."""
+        self.faults[row] = (cause, detail, cause in TRANSIENT)
+
+    def table(self) -> pa.Table:
+        """The rows as they are stored."""
+        columns: dict[str, pa.Array] = {}
+        for name in self.gives:
+            array = self.arrays.get(name)
+            if name == "embedding":
+                columns[name] = vectors_column(np.zeros((self.count, 1)) if array is None else array, self.has)
+            elif array is None:
+                columns[name] = pa.nulls(self.count, pa.float32())
+            else:
+                columns[name] = pa.array(array, mask=~self.has)
+        return pa.table({**columns, **fault_columns(self.count, self.faults)})
+
+    @classmethod
+    def resumed(cls, table: pa.Table, gives: Sequence[str]) -> Rows:
+        """The rows of a stored object that had open ones: everything else stays as it is."""
+        rows = cls(table.num_rows, gives)
+        for name in gives:
+            if name == "embedding":
+                vectors, rows.has = vectors_of(table)
+                rows.arrays[name], rows.has = vectors.copy(), rows.has.copy()
+            else:
+                column = table.column(name).combine_chunks()
+                rows.has = column.is_valid().to_numpy(zero_copy_only=False).copy()
+                rows.arrays[name] = column.to_numpy(zero_copy_only=False).copy()
+        for row, (cause, detail, again) in enumerate(zip(*(table.column(n).to_pylist() for n in FAULTS), strict=True)):
+            if cause is not None and not again:
+                rows.faults[row] = (cause, detail, again)
+        return rows
+
+
+def fault_columns(count: int, faults: Mapping[int, tuple[str, str, bool]]) -> dict[str, pa.Array]:
+    """The three columns that say which rows have no values, and why."""
+    empty: tuple[None, None, bool] = (None, None, False)
+    causes, details, again = zip(*(faults.get(i, empty) for i in range(count)), strict=True) if count else ((), (), ())
+    return {
+        "cause": pa.array(causes, pa.string()),
+        "detail": pa.array(details, pa.string()),
+        "open": pa.array(again, pa.bool_()),
+    }
+
+
+class ReadRows:
+    """What reading finds about N samples."""
+
+    def __init__(self, count: int) -> None:
+        self.rows: list[dict[str, Any]] = [{"open": False, "notes": ""} for _ in range(count)]
+
+    def note(self, row: int, **facts: Any) -> None:
+        """Add facts about one sample."""
+        self.rows[row].update(facts)
+
+    def fail(self, row: int, fault: Fault) -> None:
+        """Note why the image of this sample cannot be used."""
+        self.note(row, cause=str(fault.cause), detail=fault.detail, open=fault.cause in TRANSIENT)
+
+    def note_decoded(self, row: int, result: Decoded | Fault) -> None:
+        """Add what the decoder found out about one image."""
+        facts = getattr(result, "facts", None)
+        if facts is not None:
+            notes = " ".join(dict.fromkeys([*self.rows[row]["notes"].split(), *facts.notes]))
+            shape = {"format": facts.format, "width": facts.width, "height": facts.height, "frames": facts.frames}
+            self.note(row, notes=notes, **shape)
+        if isinstance(result, Fault):
+            self.fail(row, result)
+
+    def table(self) -> pa.Table:
+        """The rows as they are stored."""
+        return pa.Table.from_pylist(self.rows, schema=READ_SCHEMA)
+
+    @classmethod
+    def resumed(cls, table: pa.Table) -> ReadRows:
+        """The stored rows, the faults of open ones taken away."""
+        rows = cls(0)
+        rows.rows = table.select(READ_SCHEMA.names).to_pylist()
+        for row in rows.rows:
+            if row["open"]:
+                row.update(cause=None, detail=None, open=False)
+        return rows
+
+
+def unit_float16(emb_ND: Array) -> Array:
+    """(N, D) rows made unit length in float64 and rounded to float16; rows without a direction become NaN."""
+    wide = np.asarray(emb_ND, dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        unit: Array = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float16)
+    return unit
+
+
+def as_columns(table: pa.Table, names: Sequence[str]) -> Columns:
+    """Stored columns as NumPy arrays: numbers with NaN for nulls, text as objects."""
+    return {name: _as_array(table.column(name)) for name in names}
+
+
+def _as_array(column: pa.ChunkedArray) -> Array:
+    if pa.types.is_integer(column.type) and column.null_count:
+        column = column.cast(pa.float64())
+    array: Array = column.to_numpy()
+    return array
+
+
+def valid(table: pa.Table, names: Sequence[str]) -> Mask:
+    """(N,) True where none of the columns is null."""
+    mask = np.ones(table.num_rows, bool)
+    for name in names:
+        if table.column(name).null_count:
+            mask &= table.column(name).combine_chunks().is_valid().to_numpy(zero_copy_only=False)
+    return mask

@@ -1,0 +1,148 @@
+"""Between measuring and deciding: the columns of all pieces as one table, and what collection stages find among them.
+
+Both are stored under the address of what they gather, so that a re-decide opens one file and not ten thousand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from curator import address
+from curator.custom import identity_of
+from curator.phases.columns import READ_SCHEMA
+from curator.phases.measure import Census
+from curator.stage import Array, Each, ProcessingStage
+from curator.store import Object, Store, StoredVectors
+from curator.wiring import Plan
+
+FOLDER = "gathered"
+
+
+class Missing(Exception):
+    """An object that was there is gone or damaged: measure again."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All samples of all shards in input order. `table` (N rows) has every column that deciding needs.
+
+    `shard` (N,) is the number of each row's shard in the census, `index` (N,) its position in it.
+    """
+
+    table: pa.Table
+    shard: Array
+    index: Array
+
+
+def gather(plan: Plan, store: Store, census: Census) -> Rows:
+    """The columns of every sample, from one object if this was gathered before."""
+    stages = [plan.read, *plan.images]
+    addresses = [[address.measurement(plan.keys[s.name], content) for s in stages] for content in census.contents]
+    place = address.gathered(addresses)
+    stored = store.get(FOLDER, place)
+    table = stored.table if stored is not None else _gathered(store, stages, addresses, place)
+    counts = [known.samples for known in census.shards]
+    shard = np.repeat(np.arange(len(counts)), counts)
+    starts = np.repeat(np.cumsum([0, *counts[:-1]]) if counts else [], counts).astype(np.int64)
+    return Rows(table, shard, np.arange(len(shard)) - starts)
+
+
+def _gathered(store: Store, stages: Sequence[Any], addresses: Sequence[Sequence[str]], place: str) -> pa.Table:
+    open_rows = False
+    parts = []
+    for places in addresses:
+        columns: dict[str, Any] = {}
+        for stage, at in zip(stages, places, strict=True):
+            stored = store.get(stage.name, at)
+            if stored is None:
+                raise Missing(stage.name)
+            open_rows |= bool(stored.header.get("open"))
+            columns |= _columns_of(stage, stored.table)
+        parts.append(pa.table(columns))
+    if parts:
+        table = pa.concat_tables(parts, promote_options="permissive").combine_chunks()
+    else:
+        table = pa.table(_no_columns(stages))
+    if not open_rows:  # what rests on an open row must not be trusted by the run that closes it
+        store.put(FOLDER, place, table, {"rows": table.num_rows})
+    return table
+
+
+def _columns_of(stage: Any, table: pa.Table) -> dict[str, Any]:
+    if stage.has("index"):
+        return {name: table.column(name) for name in table.column_names}
+    columns = {name: table.column(name) for name in stage.gives if name != "embedding"}
+    return {**columns, **{f"{stage.name}.{name}": table.column(name) for name in ("cause", "detail")}}
+
+
+def _no_columns(stages: Sequence[Any]) -> dict[str, Any]:
+    columns = {field.name: pa.nulls(0, field.type) for field in READ_SCHEMA}
+    for stage in stages[1:]:
+        columns |= {name: pa.nulls(0, pa.float32()) for name in stage.gives if name != "embedding"}
+        columns |= {f"{stage.name}.{name}": pa.nulls(0, pa.string()) for name in ("cause", "detail")}
+    return columns
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a collection stage found, where each row of the run stands in it, and whether it was found just now."""
+
+    table: pa.Table
+    piece: Array  # (N,) number of the row's piece among the sorted embeddings' addresses
+    row: Array  # (N,) its row in that piece
+    compared: int  # rows that were searched in this run; 0 where it came from the store
+
+
+def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, log: Callable[[str], None]) -> Found:
+    """What the stage finds among the census's embeddings: stored, or found now."""
+    feed = plan.feeds[stage.name]
+    inputs = [address.measurement(plan.keys[feed], content) for content in census.contents]
+    distinct = sorted(set(inputs))
+    collection = address.found("collection", distinct)
+    shelf, place = shelf_of(plan, stage), address.found(plan.keys[stage.name], distinct)
+    stored = _stored(store, stage, shelf, place, collection)
+    compared = 0
+    if stored is None:
+        if missing := [a for a in distinct if store.get(feed, a) is None]:
+            raise Missing(f"{feed} {missing[0]}")
+        log(f"{stage.name}: comparing {sum(k.samples for k in census.shards):,} images")
+        table = stage.find(StoredVectors(store, feed, distinct), each)
+        is_open = any(not store.has(feed, a) for a in distinct)
+        header = {"floor": getattr(stage, "similarity_floor", None), "collection": collection, "open": is_open}
+        store.put(stage.name, place, table, header, shelf)
+        compared = sum(known.samples for known in census.shards)
+    else:
+        table = stored.table
+    return Found(table, *_places(census, inputs, distinct), compared)
+
+
+def _places(census: Census, inputs: Sequence[str], distinct: Sequence[str]) -> tuple[Array, Array]:
+    """Where each row of the run stands among the distinct pieces."""
+    numbers = {at: n for n, at in enumerate(distinct)}
+    lengths = [last - first for k in census.shards for first, last in (k.bounds(p) for p in range(len(k.starts)))]
+    piece = np.repeat(np.array([numbers[at] for at in inputs], np.int64), lengths)
+    row = np.concatenate([np.arange(n) for n in lengths]) if lengths else np.zeros(0, np.int64)
+    return piece, row
+
+
+def shelf_of(plan: Plan, stage: ProcessingStage) -> str:
+    """The folder of everything this stage found with other floors or among other collections."""
+    fields = {k: v for k, v in stage.measure_fields().items() if k != "similarity_floor"}
+    keys = [plan.keys[name] for name in plan.inputs_of(stage)]
+    return address.stage_key(identity_of(type(stage)), fields, [], keys)[:32]
+
+
+def _stored(store: Store, stage: Any, shelf: str, place: str, collection: str) -> Object | None:
+    """Pairs of this collection for this floor, or for a lower one: those serve as well."""
+    for candidate in dict.fromkeys([place, *store.shelf(stage.name, shelf)]):
+        stored = store.get(stage.name, candidate, shelf)
+        if stored is None or stored.header["open"] or stored.header["collection"] != collection:
+            continue
+        if stored.header["floor"] is None or stored.header["floor"] <= stage.similarity_floor:
+            return stored
+    return None

@@ -1,0 +1,185 @@
+"""Stages, in the order they were listed, joined into one plan: who is given what, by whom, under which address.
+
+Finds every mistake of the whole before any work begins. Knows nothing about YAML, Dask or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from curator import address
+from curator.custom import identity_of
+from curator.errors import ConfigError, CuratorError
+from curator.stage import Column, Embedding, Pixels, ProcessingStage, Weights
+
+READ_GIVES = (
+    "image", "format", "width", "height", "frames", "bytes", "content_hash", "caption", "notes",
+)  # fmt: skip
+"""The columns that reading gives for every image."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of one run by kind, and what joins them."""
+
+    stages: tuple[ProcessingStage, ...]
+    feeds: dict[str, str] = field(default_factory=dict)  # stage name -> the stage whose embedding it is given
+    givers: dict[str, str] = field(default_factory=dict)  # column -> the stage that gives it
+
+    def _of_kind(self, kind: str) -> tuple[ProcessingStage, ...]:
+        return tuple(s for s in self.stages if s.kind == kind)
+
+    @cached_property
+    def partition(self) -> Any:
+        """The source that lists the shards."""
+        return next(s for s in self.stages if s.has("list"))
+
+    @cached_property
+    def read(self) -> Any:
+        """The source that finds a shard's samples."""
+        return next(s for s in self.stages if s.has("index"))
+
+    @cached_property
+    def images(self) -> tuple[ProcessingStage, ...]:
+        """The stages that measure images, in listed order."""
+        return self._of_kind("image")
+
+    @cached_property
+    def collections(self) -> tuple[ProcessingStage, ...]:
+        """The stages that look at all images together, in listed order."""
+        return self._of_kind("collection")
+
+    @cached_property
+    def writers(self) -> tuple[ProcessingStage, ...]:
+        """The stages that carry kept samples out, in listed order."""
+        return self._of_kind("writer")
+
+    @cached_property
+    def weights(self) -> dict[str, tuple[Weights, ...]]:
+        """The weights of every stage by its name; the files are looked up once."""
+        return {s.name: s.weights() for s in self.stages}
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """What each stage's addresses hold besides the piece, by stage name."""
+        keys: dict[str, str] = {}
+        for stage in (self.read, *self.images, *self.collections):
+            inputs = [keys[giver] for giver in self.inputs_of(stage)]
+            ids = [w.id for w in self.weights[stage.name]]
+            keys[stage.name] = address.stage_key(identity_of(type(stage)), stage.measure_fields(), ids, inputs)
+        return keys
+
+    def inputs_of(self, stage: ProcessingStage) -> list[str]:
+        """The names of the stages whose measurements this one is computed from."""
+        if stage is self.read:
+            return []
+        givers = {self.read.name} if pixels_of(stage) else set()
+        if stage.kind == "image":  # what a collection ranks by changes its choice, never what it finds
+            givers |= {self.givers[need.name] for need in stage.needed() if isinstance(need, Column)}
+        if stage.name in self.feeds:
+            givers.add(self.feeds[stage.name])
+        return sorted(givers)
+
+
+def pixels_of(stage: ProcessingStage) -> Pixels | None:
+    """The stage's need for pixels, if it has one."""
+    return next((need for need in stage.needed() if isinstance(need, Pixels)), None)
+
+
+def wire(stages: Sequence[ProcessingStage]) -> Plan:
+    """Join stages into a plan. Raises ConfigError with every mistake of the whole."""
+    mistakes = list(_of_the_list(stages))
+    plan = Plan(tuple(stages))
+    plan.givers.update({column: "read" for column in READ_GIVES})
+    for stage in stages:
+        if stage.has("index"):
+            plan.givers.update({column: stage.name for column in READ_GIVES})
+    for position, stage in enumerate(stages):
+        mistakes += _needs(plan, stage, stages[:position], stages[position + 1 :])
+        for column in stage.gives:
+            if column == "embedding":
+                continue
+            if column in plan.givers and stage.kind == "image":
+                mistakes.append(
+                    f"{stage.name}: gives the column {column}, which {plan.givers[column]} gives already. "
+                    "One of the two has to go."
+                )
+            plan.givers[column] = stage.name
+    if mistakes:
+        raise ConfigError(mistakes)
+    return plan
+
+
+def _of_the_list(stages: Sequence[ProcessingStage]) -> Iterable[str]:
+    names = [s.name for s in stages]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        yield f"stages: {name} is listed {names.count(name)} times; give each its own name."
+    for verb, name in (("list", "partition"), ("index", "read")):
+        those = [s.name for s in stages if s.has(verb)]
+        if not those:
+            yield f"stages: nothing {'lists the input files' if verb == 'list' else 'reads samples'}. Add {name}."
+        elif len(those) > 1:
+            yield f"stages: {' and '.join(those)} do the same; one {name} stage is enough."
+    first_other = next((i for i, s in enumerate(stages) if s.kind != "source"), len(stages))
+    for stage in stages[first_other:]:
+        if stage.kind == "source":
+            yield f"stages: {stage.name} stands behind {stages[first_other].name}; sources come first."
+
+
+def _needs(
+    plan: Plan, stage: ProcessingStage, before: Sequence[ProcessingStage], behind: Sequence[ProcessingStage]
+) -> Iterable[str]:
+    for need in stage.needed():
+        if isinstance(need, Embedding):
+            yield from _embedding(plan, stage, need, before, behind)
+        elif isinstance(need, Column) and need.name not in plan.givers:
+            later = next((s.name for s in behind if need.name in s.gives), None)
+            if later and stage.kind == "collection":
+                plan.givers[need.name] = later  # it chooses after all filters, wherever they are listed
+                continue
+            known = ", ".join(sorted(plan.givers))
+            hint = f"{later}, which gives it, stands behind it" if later else f"the stages listed give {known}"
+            yield f"{stage.name}: needs the column {need.name}; {hint}."
+
+
+def _embedding(
+    plan: Plan,
+    stage: ProcessingStage,
+    need: Embedding,
+    before: Sequence[ProcessingStage],
+    behind: Sequence[ProcessingStage],
+) -> Iterable[str]:
+    givers = {s.name: s for s in before if "embedding" in s.gives}
+    wanted = getattr(stage, "embedding", None)
+    if wanted is not None and wanted not in givers:
+        offered = ", ".join(givers) or "none"
+        yield f"{stage.name}.embedding: no stage before it is called {wanted}. Those that embed: {offered}."
+    elif not givers:
+        later = next((s.name for s in behind if "embedding" in s.gives), None)
+        advice = f"{later} stands behind it: list it before" if later else "no stage gives one: add embed before"
+        yield f"{stage.name}: needs an embedding, and {advice} {stage.name} in stages=[...]."
+    elif wanted is None and len(givers) > 1:
+        yield f"{stage.name}: {' and '.join(givers)} both embed. Say which with {stage.name}.embedding=NAME."
+    else:
+        giver = givers[wanted or next(iter(givers))]
+        plan.feeds[stage.name] = giver.name
+        if need.spaces is not None and giver.space not in need.spaces:
+            yield (
+                f"{stage.name}: works on embeddings of {' or '.join(need.spaces)}, but {giver.name} gives "
+                f"{giver.space}. In another space its scores mean nothing: change {giver.name}.model and "
+                f"{giver.name}.pretrained, or {stage.name}.head."
+            )
+
+
+def weights_mistakes(plan: Plan) -> list[str]:
+    """One line per weights file that is wrong; those merely missing are told when something must be measured."""
+    mistakes = []
+    for stage in plan.stages:
+        try:
+            stage.weights()
+        except CuratorError as error:
+            mistakes.append(f"{stage.name}: {error}")
+    return mistakes
