@@ -69,6 +69,13 @@ def counts(ledger: pa.Table) -> dict[str, Any]:
     return {**result, "by_stage": dict(sorted(by_stage.items()))}
 
 
+def causes(ledger: pa.Table) -> str:
+    """The causes of failed rows with their counts, most frequent first: `truncated 12, empty_file 3`."""
+    failed = ledger.filter(pc.equal(ledger.column("status"), "failed")).column("cause")
+    counted = sorted(pc.value_counts(failed).to_pylist(), key=lambda row: (-row["counts"], row["values"]))
+    return ", ".join(f"{row['values']} {row['counts']:,}" for row in counted)
+
+
 def check(ledger: pa.Table, inputs: int, written: bool) -> None:
     """The invariants of every run; a broken one is a bug of Curator, and ends the run before anything is replaced."""
     total = counts(ledger)

@@ -12,7 +12,7 @@ from typing import Any
 
 from curator import address
 from curator.custom import identity_of
-from curator.errors import ConfigError, CuratorError
+from curator.errors import ConfigError
 from curator.stage import Column, Embedding, Pixels, ProcessingStage, Weights
 
 READ_GIVES = (
@@ -172,14 +172,3 @@ def _embedding(
                 f"{giver.space}. In another space its scores mean nothing: change {giver.name}.model and "
                 f"{giver.name}.pretrained, or {stage.name}.head."
             )
-
-
-def weights_mistakes(plan: Plan) -> list[str]:
-    """One line per weights file that is wrong; those merely missing are told when something must be measured."""
-    mistakes = []
-    for stage in plan.stages:
-        try:
-            stage.weights()
-        except CuratorError as error:
-            mistakes.append(f"{stage.name}: {error}")
-    return mistakes

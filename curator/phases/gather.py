@@ -45,16 +45,19 @@ def gather(plan: Plan, store: Store, census: Census) -> Rows:
     addresses = [[address.measurement(plan.keys[s.name], content) for s in stages] for content in census.contents]
     place = address.gathered(addresses)
     stored = store.get(FOLDER, place)
-    table = stored.table if stored is not None else _gathered(store, stages, addresses, place)
+    stored = stored or _gathered(store, stages, addresses, place)
+    table = stored.table
+    census.provenance = stored.header["measured_with"]
     counts = [known.samples for known in census.shards]
     shard = np.repeat(np.arange(len(counts)), counts)
     starts = np.repeat(np.cumsum([0, *counts[:-1]]) if counts else [], counts).astype(np.int64)
     return Rows(table, shard, np.arange(len(shard)) - starts)
 
 
-def _gathered(store: Store, stages: Sequence[Any], addresses: Sequence[Sequence[str]], place: str) -> pa.Table:
+def _gathered(store: Store, stages: Sequence[Any], addresses: Sequence[Sequence[str]], place: str) -> Object:
     open_rows = False
     parts = []
+    provenance: dict[str, set[str]] = {stage.name: set() for stage in stages}
     for places in addresses:
         columns: dict[str, Any] = {}
         for stage, at in zip(stages, places, strict=True):
@@ -62,15 +65,17 @@ def _gathered(store: Store, stages: Sequence[Any], addresses: Sequence[Sequence[
             if stored is None:
                 raise Missing(stage.name)
             open_rows |= bool(stored.header.get("open"))
+            provenance[stage.name].add(stored.header["measured_with"])
             columns |= _columns_of(stage, stored.table)
         parts.append(pa.table(columns))
     if parts:
         table = pa.concat_tables(parts, promote_options="permissive").combine_chunks()
     else:
         table = pa.table(_no_columns(stages))
+    header = {"measured_with": {name: sorted(with_what) for name, with_what in provenance.items()}}
     if not open_rows:  # what rests on an open row must not be trusted by the run that closes it
-        store.put(FOLDER, place, table, {"rows": table.num_rows})
-    return table
+        store.put(FOLDER, place, table, header)
+    return Object(table, header)
 
 
 def _columns_of(stage: Any, table: pa.Table) -> dict[str, Any]:

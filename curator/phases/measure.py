@@ -47,7 +47,9 @@ class Census:
     shards: list[Known]
     decoded: int = 0
     measured: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)  # spent on each stage, over all workers
     damaged: list[str] = field(default_factory=list)
+    provenance: dict[str, list[str]] = field(default_factory=dict)  # by stage: what its columns were computed with
 
     @property
     def contents(self) -> list[str]:
@@ -123,6 +125,7 @@ def _note(store: Store, census: Census, contents: dict[int, list[str | None]], o
     """Take in what a task did; a shard whose last piece was hashed is remembered."""
     census.decoded += outcome.decoded
     census.measured += outcome.measured
+    census.seconds += outcome.seconds
     census.damaged += outcome.damaged
     for (shard, piece), content in outcome.contents.items():
         contents[shard][piece] = content

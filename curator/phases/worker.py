@@ -7,8 +7,10 @@ Hashes the pieces, finds what the store lacks of them, streams their images thro
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -44,6 +46,7 @@ class Outcome:
     contents: dict[tuple[int, int], str] = field(default_factory=dict)
     decoded: int = 0
     measured: Counter[str] = field(default_factory=Counter)  # rows by stage
+    seconds: Counter[str] = field(default_factory=Counter)  # by stage
     damaged: list[str] = field(default_factory=list)
 
 
@@ -73,10 +76,14 @@ class Partition:
 
     def measure(self, refs: Sequence[PieceRef]) -> Outcome:
         """Do it, and tell what was done."""
+        begin = time.monotonic()
         for (piece, row), result in self._decoded(refs):
             self._settle(piece, row, result)
         for batcher in self.batchers.values():
             self._scatter(batcher)
+        assert not self.unfinished, "every row of every piece is settled"
+        in_stages = sum(self.outcome.seconds.values())
+        self.outcome.seconds[self.read.name] = time.monotonic() - begin - in_stages
         self.outcome.damaged += self.store.damaged
         return self.outcome
 
@@ -171,7 +178,8 @@ class Partition:
 
     def _scatter(self, batcher: Batcher) -> None:
         """Run a batch and bring its rows home."""
-        places, columns = batcher.measured()
+        with self._clock(batcher.stage.name):
+            places, columns = batcher.measured()
         self.outcome.measured[batcher.stage.name] += len(places)
         for piece in dict.fromkeys(piece for piece, _ in places):
             mine = [i for i, (p, _) in enumerate(places) if p is piece]
@@ -181,6 +189,12 @@ class Partition:
             self._finish_if_settled(piece)
         if batcher is next(iter(self.batchers.values())):
             cluster.report(done=len(places))
+
+    @contextmanager
+    def _clock(self, stage: str) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        self.outcome.seconds[stage] += time.monotonic() - begin
 
     def _finish_if_settled(self, piece: Piece) -> None:
         if not piece.streamed or piece.waiting:
@@ -197,7 +211,7 @@ class Partition:
     def _put(self, piece: Piece, stage: str, table: pa.Table) -> None:
         again = bool(pc.any(table.column("open")).as_py())
         piece.open = piece.open or again
-        header = {"stage": stage, "open": piece.open, "rows": table.num_rows, **provenance()}
+        header = {"stage": stage, "open": piece.open, "measured_with": provenance()}
         self.store.put(stage, piece.address(stage), table, header)
 
     def _measure_stored(self, piece: Piece, stage: ProcessingStage) -> None:
@@ -215,7 +229,8 @@ class Partition:
                 embedding=None if embedding is None else embedding[padded],
                 columns={name: column[padded] for name, column in columns.items()},
             )
-            rows.fill(some, run_model(stage, self.work.keys[stage.name], batch, len(some)))
+            with self._clock(stage.name):
+                rows.fill(some, run_model(stage, self.work.keys[stage.name], batch, len(some)))
             self.outcome.measured[stage.name] += len(some)
         self._put(piece, stage.name, rows.table())
 
@@ -264,7 +279,7 @@ def caption_text(content: bytes | None) -> str | None:
 
 
 @cache
-def provenance() -> dict[str, str]:
-    """What computed a measurement: recorded beside it, and no part of its address."""
-    packages = ("curator", "numpy", "open_clip_torch", "pillow", "torch")
-    return {"device": cluster.this_worker().device, **{name: version(name) for name in packages}}
+def provenance() -> str:
+    """What computed a measurement, such as `cpu, torch 2.13.0`: recorded beside it, and no part of its address."""
+    packages = ("numpy", "open_clip_torch", "pillow", "torch")
+    return ", ".join([cluster.this_worker().device, *(f"{name} {version(name)}" for name in packages)])

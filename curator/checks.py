@@ -1,0 +1,73 @@
+"""What can be wrong with a run as a whole, found before any work: input, output, weights. One line per mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from curator.errors import CuratorError
+from curator.output import Output
+from curator.settings import Settings
+from curator.wiring import Plan
+
+
+def mistakes_of(plan: Plan, settings: Settings) -> list[str]:
+    """Every mistake that can be seen without reading an image."""
+    return [*_input(plan, settings), *_output(plan, settings), *_weights(plan)]
+
+
+def _input(plan: Plan, settings: Settings) -> Iterator[str]:
+    if not settings.inputs:
+        yield "input: must be given: a tar, a folder, a glob such as 'shards/*.tar', or a list of these."
+        return
+    try:
+        skip = [Path(settings.store).absolute(), *([settings.output_folder.absolute()] if settings.output else [])]
+        shards = plan.partition.list(settings.inputs, skip)
+    except CuratorError as error:
+        yield from str(error).splitlines()
+        return
+    if settings.output:
+        yield from _inside(settings.output_folder.absolute(), [Path(s.path) for s in shards], settings)
+
+
+def _inside(output: Path, inputs: list[Path], settings: Settings) -> Iterator[str]:
+    roots = [Path(i).absolute() for i in settings.inputs if Path(i).exists()]
+    for path in [*inputs, *roots]:
+        if path == output or output in path.parents:
+            yield (
+                f"output: {settings.output} contains the input {path.name}; what is written there would replace it. "
+                "Name another folder."
+            )
+            return
+
+
+def _output(plan: Plan, settings: Settings) -> Iterator[str]:
+    if not settings.output:
+        if not settings.dry_run:
+            yield "output: must be given: the folder that takes shards/, ledger/ and run.json."
+        return
+    output = Output(settings.output)
+    if output.folder.is_file():
+        yield f"output: {settings.output} is a file; name a folder."
+        return
+    if settings.overwrite:
+        return
+    if output.is_foreign:
+        yield (
+            f"output: {settings.output} holds something else than a run of Curator. Name another folder, or say "
+            "overwrite=true to put the result beside it."
+        )
+    writes = settings.write_images and bool(plan.writers)
+    if not writes and "shards" in (output.run or {}).get("parts", []):
+        yield (
+            f"output: {settings.output} holds shards, and this run would write none in their place. Name another "
+            "folder, or say overwrite=true to lose them."
+        )
+
+
+def _weights(plan: Plan) -> Iterator[str]:
+    for stage in plan.stages:
+        try:
+            stage.weights()
+        except CuratorError as error:
+            yield f"{stage.name}: {error}"

@@ -1,0 +1,221 @@
+"""The three phases on one page: measure what the store lacks, decide about every row, write what is kept.
+
+`Pipeline(name, stages).run(input=..., output=...)` is what the command line calls as well.
+Next to read: `stage.py`, what a stage promises.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from curator import ledger as ledgers
+from curator.checks import mistakes_of
+from curator.cluster import Cluster, inline
+from curator.errors import ConfigError, OutsideError, TooManyFailed
+from curator.formats.base import Shard
+from curator.output import Output
+from curator.phases import weights
+from curator.phases.book import book
+from curator.phases.decide import Verdicts, decide
+from curator.phases.gather import Found, Missing, Rows, find, gather
+from curator.phases.measure import Census, measure
+from curator.phases.write import StoredSource, write
+from curator.voice import Voice
+from curator.record import run_identity, run_record
+from curator.settings import Settings, settled
+from curator.stage import Each, ProcessingStage
+from curator.store import Store
+from curator.wiring import Plan, wire
+
+TRIES = 3  # a damaged object is set aside when it is met, and then measured again
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run: the ledger, its counts, and the lines that were shown at the end."""
+
+    ledger: pa.Table
+    counts: dict[str, Any]
+    output: Path | None = None
+    run: dict[str, Any] = field(default_factory=dict)
+    unchanged: bool = False
+
+    def __len__(self) -> int:
+        return int(self.counts["kept"])
+
+
+class Pipeline:
+    """Stages under a name, run over images."""
+
+    def __init__(self, name: str = "curator", stages: Sequence[ProcessingStage] = (), description: str = "") -> None:
+        self.name, self.description = name, description
+        self.stages = list(stages)
+
+    def add_stage(self, stage: ProcessingStage) -> Pipeline:
+        """Append a stage; gives the pipeline back, so that calls can be chained."""
+        self.stages.append(stage)
+        return self
+
+    def run(
+        self,
+        *,
+        started: Cluster | None = None,
+        voice: Voice | None = None,
+        record: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> Result:
+        """Measure, decide, write. Keyword arguments are the top-level keys of the config.
+
+        `started` is a cluster that several runs share, `record` what the command line adds to run.json. Raises
+        ConfigError with every mistake at once, before any work, and other CuratorErrors as `errors.py` tells.
+        """
+        voice = voice or Voice()
+        stages, run_settings = settled(self.stages, settings, voice)
+        plan = wire(stages)
+        if mistakes := mistakes_of(plan, run_settings):
+            raise ConfigError(mistakes)
+        with ExitStack() as stack:
+            run = Run(self.name, plan, run_settings, voice, dict(record or {}), stack, started)
+            return run.go()
+
+
+class Run:
+    """One run of one plan."""
+
+    def __init__(
+        self,
+        name: str,
+        plan: Plan,
+        settings: Settings,
+        voice: Voice,
+        record: dict[str, Any],
+        stack: ExitStack,
+        started: Cluster | None,
+    ) -> None:
+        self.name, self.plan, self.settings, self.voice, self.record = name, plan, settings, voice, record
+        self.stack, self.cluster = stack, started
+        self.output = Output(settings.output_folder)
+        self.store = Store(settings.store)
+        self.seconds = {"measure": 0.0, "decide": 0.0, "write": 0.0}
+
+    def go(self) -> Result:
+        """Everything, in order."""
+        self.stack.enter_context(self.output.locked())
+        self.stack.enter_context(self.store.opened())
+        folders = (self.output.folder, self.store.root)
+        shards: list[Shard] = self.plan.partition.list(self.settings.inputs, folders)
+        census, rows, found = self._timed("measure", lambda: self._measured(shards))
+        identity = run_identity(self.plan, self.settings, census)
+        if (done := self._finished(identity)) is not None:
+            return done
+        verdicts = self._timed("decide", lambda: self._decided(rows, found))
+        ledger = book(rows, verdicts, census.shards, self._score_columns(), self.plan.read.name)
+        self._check_failures(ledger)
+        ledger, facts = self._timed("write", lambda: self._written(ledger, census))
+        return self._committed(ledger, verdicts, facts, census, found, identity)
+
+    def _timed(self, phase: str, work: Callable[[], Any]) -> Any:
+        begin = time.monotonic()
+        try:
+            return work()
+        finally:
+            self.seconds[phase] += time.monotonic() - begin
+
+    def _measured(self, shards: Sequence[Shard]) -> tuple[Census, Rows, dict[str, Found]]:
+        """Fill the store, then bring together what deciding needs; what turns out damaged is measured again."""
+        weights.have(self.plan, self.store, shards, self.settings.fingerprint, self.voice)
+        damaged: list[str] = []
+        for _ in range(TRIES):
+            try:
+                census = measure(self.plan, self.store, shards, self.settings.fingerprint, self._each, self.voice)
+                rows = gather(self.plan, self.store, census)
+                find_in = (self.plan, self.store, census)
+                found = {s.name: find(*find_in, s, self._each, self.voice.say) for s in self.plan.collections}
+                census.damaged += damaged
+                return census, rows, found
+            except Missing as missing:
+                damaged += self.store.damaged
+                self.voice.say(f"store: {missing} was damaged; it was set aside and is measured again")
+        raise OutsideError(f"{self.store.root}: objects are damaged as soon as they are written; is the disk sound?")
+
+    def _each(self, fn: Callable[[Any], Any], items: Any, **options: Any) -> Any:
+        """`each` of a cluster that is started when the first task needs it: a re-decide never does."""
+        if self.cluster is None:
+            self.cluster = self.stack.enter_context(Cluster(self.settings.cluster, **self._model_size()))
+            self.cluster.probe([str(self.store.root)])
+            self.voice.say(self.cluster.describe()["line"])
+        return self.cluster.each(fn, items, **options)
+
+    def _model_size(self) -> dict[str, Any]:
+        sizes = [w.path.stat().st_size for ws in self.plan.weights.values() for w in ws if w.path and w.path.is_file()]
+        share = min((s.num_gpus_per_worker for s in self.plan.images if hasattr(s, "num_gpus_per_worker")), default=0.25)
+        return {"model_bytes": sum(sizes), "in_flight_per_gpu": max(1, round(1 / share))}
+
+    def _decided(self, rows: Rows, found: Mapping[str, Found]) -> Verdicts:
+        return decide(self.plan.stages, rows.table, {name: (f.table, f.piece, f.row) for name, f in found.items()})
+
+    def _score_columns(self) -> list[str]:
+        return [column for stage in self.plan.images for column in stage.gives if column != "embedding"]
+
+    def _check_failures(self, ledger: pa.Table) -> None:
+        total = ledgers.counts(ledger)
+        allowed = self.settings.max_failed
+        if total["inputs"] and total["failed"] / total["inputs"] > allowed:
+            raise TooManyFailed(
+                f"{total['failed']:,} of {total['inputs']:,} inputs failed ({total['failed'] / total['inputs']:.1%}), "
+                f"more than max_failed={allowed:g} allows. Nothing was written; all measurements are kept. "
+                f"The causes: {ledgers.causes(ledger)}."
+            )
+
+    def _written(self, ledger: pa.Table, census: Census) -> tuple[pa.Table, dict[str, Any]]:
+        """Copy what is kept into `.next`, and the ledger beside it."""
+        folder = self.output.begin()
+        source = StoredSource(self.store, census.shards)
+        writers = self.plan.writers if self.settings.write_images else ()
+        ledger, facts = write(ledger, writers, source, folder, _in_threads)
+        inputs = sum(known.samples + (known.damage is not None) for known in census.shards)
+        ledgers.check(ledger, inputs, bool(writers))
+        facts["ledger_sha256"] = ledgers.write(ledger, folder / "ledger")
+        return ledger, facts
+
+    def _committed(
+        self,
+        ledger: pa.Table,
+        verdicts: Verdicts,
+        facts: dict[str, Any],
+        census: Census,
+        found: Mapping[str, Found],
+        identity: str,
+    ) -> Result:
+        run = run_record(
+            self.name, self.plan, self.settings, census, found, verdicts, ledger, facts, self.seconds, identity,
+            cluster=self.cluster, record=self.record,
+        )  # fmt: skip
+        self.voice.save(self.output.next, self.record.get("hydra"))
+        self.output.commit(run)
+        self.voice.summary(ledger, self.plan, run, str(self.settings.output))
+        return Result(ledger, run["counts"], self.output.folder, run)
+
+    def _finished(self, identity: str) -> Result | None:
+        """The run that already stands in the output, where it answers the same question and nothing is open."""
+        before = self.output.run
+        if before is None or before.get("identity") != identity or before["open"]:
+            return None
+        self.voice.say(f"{self.output.folder}: finished already with this config and this input. Nothing to do.")
+        ledger = ledgers.read(self.output.folder / "ledger")
+        return Result(ledger, before["counts"], self.output.folder, before, unchanged=True)
+
+
+def _in_threads(fn: Callable[[Any], Any], items: Any) -> Any:
+    """Writing copies bytes and hashes them, both outside Python's lock: threads of this process are enough."""
+    return inline(fn, items, threads=4)
+
+
+__all__ = ["Each", "Pipeline", "Result"]

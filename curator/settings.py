@@ -1,0 +1,119 @@
+"""The top-level keys of a config: everything that is not a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from curator.cluster import ClusterSettings
+from curator.custom import builtin_stage
+from curator.errors import ConfigError
+from curator.stage import ProcessingStage
+
+DEMO_FOLDER = ".curator/demo"
+
+ALIASES = (("partition", "file_paths", "input"), ("write", "output_dir", "output"))
+"""NeMo Curator's arguments on stages that mean a top-level key here: stage, its field, the key."""
+
+
+class Settings(BaseModel):
+    """One run's settings, each as `conf/config.yaml` explains it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: str | tuple[str, ...] | None = None
+    output: str | None = None
+    store: str = ".curator/store"
+    cluster: ClusterSettings = ClusterSettings()
+    overwrite: bool = False
+    max_failed: float = Field(1.0, ge=0, le=1)
+    fingerprint: Literal["stat", "content"] = "stat"
+    dry_run: bool = False
+    write_images: bool = True
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The input as a list, as the user wrote it."""
+        return (self.input,) if isinstance(self.input, str) else tuple(self.input or ())
+
+    @property
+    def output_folder(self) -> Path:
+        """Where the result goes."""
+        assert self.output is not None, "checked before the run"
+        return Path(self.output)
+
+
+def settled(
+    stages: Sequence[ProcessingStage], given: Mapping[str, Any], say: Any
+) -> tuple[list[ProcessingStage], Settings]:
+    """Stages and settings as they will run: what is missing is added, and said; NeMo's names are understood."""
+    given = dict(given)
+    for stage in stages:
+        for name, field, key in ALIASES:
+            if type(stage).called == name and given.get(key) is None and getattr(stage, field, None) is not None:
+                given[key] = getattr(stage, field)
+    if isinstance(given.get("cluster"), str):
+        given["cluster"] = {"kind": given["cluster"]}
+    given = {key: [str(p) for p in value] if isinstance(value, list | tuple) else value for key, value in given.items()}
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+    return completed(list(stages), say), checked(given)
+
+
+def checked(given: Mapping[str, Any]) -> Settings:
+    """Settings, or ConfigError with a line per mistake."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise ConfigError(plain(error, "")) from error
+
+
+def completed(stages: list[ProcessingStage], say: Any) -> list[ProcessingStage]:
+    """A pipeline without sources gets `partition` and `read` and, lacking a writer, `write`; others run as listed."""
+    if any(stage.kind == "source" for stage in stages):
+        return stages
+    added = ["partition", "read"]
+    stages = [builtin_stage("partition"), builtin_stage("read"), *stages]
+    if not any(stage.kind == "writer" for stage in stages):
+        added.append("write")
+        stages.append(builtin_stage("write"))
+    say.say(f"added the stages that were not named: {', '.join(added)}")
+    return stages
+
+
+def plain(error: ValidationError, prefix: str) -> list[str]:
+    """Pydantic's findings in plain words, one line each, `prefix` before the setting's name."""
+    lines = []
+    for fault in error.errors():
+        place = prefix + ".".join(str(part) for part in fault["loc"] if part not in ("tuple[str,...]", "str"))
+        lines.append(f"{place}: {_words(fault)}")
+    return list(dict.fromkeys(lines))
+
+
+def _words(fault: Any) -> str:
+    context = fault.get("ctx", {})
+    given = fault.get("input")
+    words = {
+        "extra_forbidden": "no such setting",
+        "missing": "must be given",
+        "greater_than_equal": f"must be at least {context.get('ge')}, not {given!r}",
+        "greater_than": f"must be more than {context.get('gt')}, not {given!r}",
+        "less_than_equal": f"must be at most {context.get('le')}, not {given!r}",
+        "less_than": f"must be less than {context.get('lt')}, not {given!r}",
+        "literal_error": f"must be {context.get('expected')}, not {given!r}",
+        "float_parsing": f"must be a number, not {given!r}",
+        "float_type": f"must be a number, not {given!r}",
+        "int_parsing": f"must be a whole number, not {given!r}",
+        "int_type": f"must be a whole number, not {given!r}",
+        "int_from_float": f"must be a whole number, not {given!r}",
+        "bool_parsing": f"must be true or false, not {given!r}",
+        "bool_type": f"must be true or false, not {given!r}",
+        "string_type": f"must be text, not {given!r}",
+        "value_error": str(context.get("error", fault["msg"])),
+    }
+    return words.get(fault["type"], f"{fault['msg']}, not {given!r}")
+
+
+CLUSTER_KINDS = get_args(ClusterSettings.model_fields["kind"].annotation)

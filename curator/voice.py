@@ -1,0 +1,61 @@
+"""What a run says to a person: lines as it goes, a bar while it measures, tables at its end; and the log of all that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from curator.commit import commit_bytes
+from curator.progress import Progress
+from curator.summary import summary_lines
+from curator.wiring import Plan
+
+
+class Voice:
+    """Speaks while a run works. `quiet` says nothing on the terminal and logs all the same."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.lines: list[str] = []
+        self._progress: Progress | None = None
+
+    def say(self, line: str) -> None:
+        """One line, now; a bar that is up stays up."""
+        self.lines.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}")
+        if self.quiet:
+            return
+        if self._progress is not None:
+            self._progress.note(line)
+        else:
+            Progress.say(line)
+
+    def begin(self, total: int) -> Callable[[dict[str, int]], None]:
+        """Show how `total` images are measured; what it returns takes counts of `done` and `failed`."""
+        if self.quiet or not total:
+            return lambda _: None
+        progress = self._progress = Progress(total, "measuring")
+        progress.__enter__()
+        return lambda counts: progress.update(**{k: v for k, v in counts.items() if k in ("done", "failed")})
+
+    def end(self) -> None:
+        """The bar goes, its last line stays."""
+        if self._progress is not None:
+            self._progress.__exit__(None, None, None)
+            self._progress = None
+
+    def summary(self, ledger: pa.Table, plan: Plan, run: dict[str, Any], output: str) -> None:
+        """What came of it: per stage, per score, where it lies and what to try next."""
+        if not self.quiet:
+            print(summary_lines(ledger, plan, run, output), flush=True)
+
+    def save(self, folder: Path, hydra: Mapping[str, str] | None) -> None:
+        """Put the log, and the config as it was composed, into the output that is being made."""
+        commit_bytes(folder / "curator.log", "".join(f"{line}\n" for line in self.lines).encode())
+        if hydra:
+            (folder / ".hydra").mkdir(exist_ok=True)
+            for name, text in hydra.items():
+                commit_bytes(folder / ".hydra" / name, text.encode())
