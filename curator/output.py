@@ -43,15 +43,21 @@ class Output:
             descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise explained(error, self.folder) from error
+        with _closing(descriptor):
+            self._lock(descriptor)
+            self.recover()
+            try:
+                yield
+            finally:
+                self._leave()
+
+    def _lock(self, descriptor: int) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.recover()
-            yield
         except BlockingIOError as error:
-            raise OutsideError(f"{self.folder}: another run is writing here. Wait for it, or name another output.") from error
-        finally:
-            self._leave()
-            os.close(descriptor)
+            raise OutsideError(
+                f"{self.folder}: another run is writing here. Wait for it, or name another output."
+            ) from error
 
     def _leave(self) -> None:
         if not (self.next / RUN).exists():
@@ -119,3 +125,11 @@ class Output:
         sync_folder(self.folder)
         os.rename(self.next / RUN, self.folder / RUN)
         sync_folder(self.folder)
+
+
+@contextmanager
+def _closing(descriptor: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        os.close(descriptor)

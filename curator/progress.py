@@ -1,0 +1,100 @@
+"""How work in progress is shown: a bar on a terminal, a plain line now and then elsewhere; and tables of text."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+EVERY_S = 10.0
+"""Seconds between two lines where there is no terminal."""
+
+
+class Progress:
+    """How far along `total` images are: images/s, time to go, failures. To stderr, so that results can be piped."""
+
+    def __init__(self, total: int, label: str) -> None:
+        self.total, self.label = total, label
+        self.done = self.failed = 0
+        self.begin = self.spoken = time.monotonic()
+        self.console = Console(stderr=True, highlight=False)
+        self.bar: Bar | None = None
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"), TimeElapsedColumn(),
+            )  # fmt: skip
+            self.bar = Bar(*columns, console=self.console, transient=True)
+            self.bar.start()
+            self.task = self.bar.add_task(self.label, total=self.total, rate="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+        self.say(self._line())
+
+    def update(self, done: int = 0, failed: int = 0) -> None:
+        """So many more images are through; so many of them failed."""
+        self.done += done
+        self.failed += failed
+        if self.bar is not None:
+            self.bar.update(self.task, completed=min(self.done, self.total), rate=self._rate())
+        elif time.monotonic() - self.spoken >= EVERY_S:
+            self.spoken = time.monotonic()
+            self.say(self._line())
+
+    def note(self, line: str) -> None:
+        """One line above the bar."""
+        if self.bar is not None:
+            self.bar.console.print(line, markup=False, soft_wrap=True)
+        else:
+            self.say(line)
+
+    def _rate(self) -> str:
+        seconds = max(time.monotonic() - self.begin, 1e-6)
+        rate = self.done / seconds
+        failed = f", {self.failed:,} failed" if self.failed else ""
+        if self.done >= self.total or not rate:
+            return f"{rate:,.1f} images/s{failed}"
+        return f"{rate:,.1f} images/s, {readable_seconds((self.total - self.done) / rate)} to go{failed}"
+
+    def _line(self) -> str:
+        return f"{self.label}: {min(self.done, self.total):,} of {self.total:,} images, {self._rate()}"
+
+    @staticmethod
+    def say(line: str) -> None:
+        """One line on stderr, when no bar is up."""
+        print(line, file=sys.stderr, flush=True)
+
+
+def readable_seconds(seconds: float) -> str:
+    """`8 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as text: the first column to the left, the others to the right, no wider than the terminal or 100."""
+    drawn = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, name in enumerate(columns):
+        drawn.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    console = Console(width=100, highlight=False, no_color=True)
+    with console.capture() as captured:
+        console.print(drawn, markup=False) if isinstance(drawn, str) else console.print(drawn)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())

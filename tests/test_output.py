@@ -1,0 +1,105 @@
+"""How an output is replaced."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from curator.errors import OutsideError
+from curator.output import Output
+
+
+def state(folder: Path) -> dict[str, str]:
+    """Every file below a folder and its text."""
+    return {str(p.relative_to(folder)): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def make(output: Output, word: str, parts: tuple[str, ...]) -> None:
+    """A run that writes these parts."""
+    folder = output.begin()
+    for part in parts:
+        (folder / part).mkdir()
+        (folder / part / "file").write_text(word)
+    output.commit({"word": word})
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL at one system call: nothing behind it happens."""
+
+
+def test_a_swap_killed_at_every_step_is_finished_by_the_next_command(tmp_path, monkeypatch):
+    """Whatever rename, unlink or sync a kill falls on, the output is the old one or, after recovery, the new one."""
+    output = Output(tmp_path / "out")
+    with output.locked():
+        make(output, "old", ("shards", "ledger", "gone"))
+    shutil.copytree(output.folder, tmp_path / "before")
+    seen = set()
+    for step in range(200):
+        shutil.rmtree(output.folder)
+        shutil.copytree(tmp_path / "before", output.folder)
+        if _killed_at(step, output, monkeypatch):
+            with output.locked():
+                found = state(output.folder)
+            words = {text for name, text in found.items() if name != "run.json"}
+            assert len(words) == 1
+            assert output.run is not None
+            assert words == {output.run["word"]}
+            assert not (output.folder / ".next").exists()
+            seen |= words
+        else:
+            break
+    assert seen == {"old", "new"}
+    assert step > 12
+    assert sorted(os.listdir(output.folder)) == ["ledger", "run.json", "shards"]
+
+
+def _killed_at(step: int, output: Output, monkeypatch: pytest.MonkeyPatch) -> bool:
+    count = 0
+
+    def dying(call):
+        def wrapped(*args, **options):
+            nonlocal count
+            count += 1
+            if count > step:
+                raise Killed
+            return call(*args, **options)
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        for name in ("rename", "unlink", "fsync", "mkdir"):
+            patch.setattr(os, name, dying(getattr(os, name)))
+        patch.setattr(shutil, "rmtree", dying(shutil.rmtree))
+        try:
+            with output.locked():
+                make(output, "new", ("shards", "ledger"))
+        except Killed:
+            return True
+    return False
+
+
+def test_two_runs_do_not_write_to_one_output_at_once(tmp_path):
+    """The second one is told, and touches nothing."""
+    with Output(tmp_path).locked(), pytest.raises(OutsideError, match="another run"), Output(tmp_path).locked():
+        pass
+
+
+def test_a_folder_that_was_made_for_a_run_that_wrote_nothing_goes_again(tmp_path):
+    """A failed run leaves no empty folder behind."""
+    with Output(tmp_path / "out").locked():
+        pass
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_other_things_is_foreign_and_one_of_ours_is_not(tmp_path):
+    """That is what overwrite=true is asked for."""
+    (tmp_path / "thesis.doc").write_text("mine")
+    assert Output(tmp_path).is_foreign
+    output = Output(tmp_path / "out")
+    assert not output.is_foreign
+    with output.locked():
+        make(output, "x", ("ledger",))
+    assert not output.is_foreign
