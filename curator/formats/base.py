@@ -20,6 +20,7 @@ class Shard:
     path: str  # absolute
     format: str  # the reader's name: "webdataset" or "folder"
     bytes: int = 0  # size on disk where it is known without reading, for `blocksize`
+    skip: tuple[str, ...] = ()  # of a folder: absolute folders below it that are no input (output, store)
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class Sample:
     key: bytes
     members: tuple[Member, ...]
     notes: tuple[str, ...] = ()  # codes such as "duplicate_key", "joined_archive"
+
+    def suffix_of(self, member: Member) -> bytes:
+        """What of a member's name stands behind the key and its dot: `jpg`, `left.jpg`; behind the last dot elsewise."""
+        if member.name.startswith(self.key + b"."):
+            return member.name[len(self.key) + 1 :]
+        return member.name.rpartition(b"/")[2].rpartition(b".")[2] if b"." in member.name else b""
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,11 @@ class ShardIndex:
 class Reader(Protocol):
     """Finds the samples of a shard and reads their members by place."""
 
-    def index(self, shard: Shard) -> ShardIndex:
-        """The samples of a shard; damage is told, never raised. OSError where it cannot be opened at all."""
+    def index(self, shard: Shard, max_bytes: int) -> ShardIndex:
+        """The samples of a shard; damage is told, never raised. Members above `max_bytes` are marked as faults.
+
+        OSError where the shard cannot be opened at all.
+        """
 
     def stamp(self, shard: Shard) -> str:
         """A cheap fingerprint that changes when the shard does: size and mtime (of every file of a folder)."""

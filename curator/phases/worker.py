@@ -28,6 +28,8 @@ from curator.decoders import Decoders
 from curator.errors import Fault, InputChanged, StoreError
 from curator.formats import reader_of
 from curator.formats.base import Member, Sample
+from curator.formats.pieces import piece_content
+from curator.ledger import shown
 from curator.phases import inputs
 from curator.phases.batches import Batcher, run_model
 from curator.phases.columns import Rows, as_columns, valid
@@ -141,7 +143,7 @@ class Partition:
         sample, shard = piece.samples[row], piece.ref.shard
         image = self.read.image_of(sample, lambda member: next(reader_of(shard).read(shard, [member])))
         if piece.read is not None:
-            piece.read.note(row, **sample_facts(sample))
+            piece.read.note(row, **sample_facts(sample), notes=" ".join(self.read.notes_of(sample)))
         if not isinstance(image, Fault):
             return image  # type: ignore[no-any-return]
         if piece.read is not None:
@@ -264,8 +266,8 @@ def content_of(ref: PieceRef, samples: Sequence[Sample]) -> str:
 
 def sample_facts(sample: Sample) -> dict[str, Any]:
     """What a ledger row knows of its sample before any byte is read."""
-    suffixes = [member_suffix(member.name) for member in sample.members]
-    return {"key": sample.key, "members": " ".join(sorted(suffixes)), "notes": " ".join(sample.notes)}
+    suffixes = sorted(shown(sample.suffix_of(member)) for member in sample.members)
+    return {"key": sample.key, "members": " ".join(suffixes)}
 
 
 def image_facts(image: Member, content: bytes) -> dict[str, Any]:

@@ -1,0 +1,298 @@
+"""Tar files as they are found: every member with its place, and every damage with its offset. Nothing is extracted.
+
+Python's `tarfile` and webdataset end silently at a damaged or zeroed header. Here, only zeros may follow the end
+marker; if a valid header does, archives were joined and reading goes on; if anything else does, or a header is
+damaged, the next valid header is searched for, and what was skipped is told. Formats: POSIX ustar and pax, GNU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from curator.errors import Cause
+from curator.formats.base import Damage, Member
+from curator.units import readable
+
+BLOCK = 512
+WINDOW = 1 << 18  # read at once while headers lie close together
+EXTENDED_MAX = 1 << 20  # a longer name or pax header is damage
+SEARCH = 1 << 23
+ZEROS = bytes(BLOCK)
+SHOWN = 8  # damages told one by one
+
+REGULAR, LINKS, DIRECTORY = b"\x000 7", b"12", b"5"
+
+
+@dataclass
+class TarIndex:
+    """What a tar holds. `members` with the notes that belong to them, in order."""
+
+    members: list[tuple[Member, tuple[str, ...]]] = field(default_factory=list)
+    faults: list[tuple[Cause, str]] = field(default_factory=list)
+    directories: int = 0
+
+    def damage(self, name: str) -> Damage | None:
+        """All faults as one, each with its offset."""
+        if not self.faults:
+            return None
+        told = "; ".join(text for _, text in self.faults[:SHOWN])
+        more = f"; and {len(self.faults) - SHOWN} more" if len(self.faults) > SHOWN else ""
+        return Damage(self.faults[0][0], f"{name}: {told}{more}. {len(self.members):,} members read")
+
+
+@dataclass
+class Header:
+    """One header block, read."""
+
+    name: bytes
+    size: int
+    kind: bytes
+
+
+class Blocks:
+    """A file's bytes by place, read in larger windows."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self.descriptor, self.size = descriptor, size
+        self._start, self._bytes = 0, b""
+
+    def at(self, offset: int, count: int = BLOCK) -> bytes:
+        """`count` bytes from `offset`, fewer at the end of the file."""
+        begin = offset - self._start
+        if begin < 0 or begin + count > len(self._bytes):
+            self._start = offset
+            self._bytes = os.pread(self.descriptor, max(count, WINDOW if self._near(offset) else 4096), offset)
+            begin = 0
+        return self._bytes[begin : begin + count]
+
+    def _near(self, offset: int) -> bool:
+        """Whether headers lie close: then a window holds many, else it would read images for nothing."""
+        return 0 <= offset - self._start <= WINDOW
+
+
+def index_tar(path: str, name: str, max_bytes: int) -> TarIndex:
+    """Every member of a tar. Damage is told in the index; raises OSError where the file cannot be read at all."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        size = os.fstat(descriptor).st_size
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        return Walk(Blocks(descriptor, size), name, max_bytes).index
+    finally:
+        os.close(descriptor)
+
+
+class Walk:
+    """One way through a tar, from header to header."""
+
+    def __init__(self, blocks: Blocks, name: str, max_bytes: int) -> None:
+        self.blocks, self.max_bytes = blocks, max_bytes
+        self.index = TarIndex()
+        self.notes: tuple[str, ...] = ()
+        self.long_name: bytes | None = None
+        self.pax: dict[bytes, bytes] = {}
+        if (compressed := compression(blocks.at(0))) is not None:
+            self._fault(Cause.UNREADABLE, f"is compressed with {compressed}; unpack it to a plain tar first")
+        elif blocks.size == 0:
+            self._fault(Cause.EMPTY_FILE, "the file has no bytes")
+        else:
+            self._walk()
+
+    def _walk(self) -> None:
+        at: int | None = 0
+        while at is not None:
+            if at + BLOCK > self.blocks.size:
+                self._ended(at)
+                return
+            block = self.blocks.at(at)
+            if block == ZEROS:
+                at = self._behind_zeros(at)
+                continue
+            header = parsed(block)
+            at = self._damaged(at) if header is None else self._member(at, header)
+
+    def _fault(self, cause: Cause, text: str) -> None:
+        self.index.faults.append((cause, text))
+
+    def _ended(self, at: int) -> None:
+        """The file ends where a header or the end marker should be."""
+        if at < self.blocks.size:
+            self._fault(Cause.DAMAGED_AT_OFFSET, f"{self.blocks.size - at} stray bytes at byte {at:,}")
+        else:
+            self._fault(
+                Cause.NO_END_MARKER,
+                f"ends at byte {self.blocks.size:,} with no end-of-archive blocks; it may be cut short",
+            )
+
+    def _behind_zeros(self, at: int) -> int | None:
+        """What follows zeros: nothing (the end), another archive, or damage."""
+        behind = self._first_nonzero(at)
+        if behind is None:
+            return None
+        if parsed(self.blocks.at(behind)) is not None:
+            if behind - at >= 2 * BLOCK:
+                self.notes = ("joined_archive",)
+            else:
+                self._fault(Cause.DAMAGED_AT_OFFSET, f"zeroed header at byte {at:,}")
+            return behind
+        return self._damaged(at)
+
+    def _first_nonzero(self, at: int) -> int | None:
+        while at < self.blocks.size:
+            part = self.blocks.at(at, min(WINDOW, self.blocks.size - at))
+            stripped = part.lstrip(b"\0")
+            if stripped:
+                place = at + len(part) - len(stripped)
+                return place - place % BLOCK
+            at += len(part)
+        return None
+
+    def _damaged(self, at: int) -> int | None:
+        """Search on from a bad header; what is skipped is told."""
+        self.long_name, self.pax = None, {}
+        found = self._next_header(at + BLOCK)
+        end = self.blocks.size if found is None else found
+        rest = "nothing readable behind it" if found is None else f"reading goes on at byte {found:,}"
+        self._fault(Cause.DAMAGED_AT_OFFSET, f"bad header at byte {at:,}: {end - at:,} bytes skipped, {rest}")
+        return found
+
+    def _next_header(self, at: int) -> int | None:
+        """The next block that is a header, found by the magic that all current tars write."""
+        while at < self.blocks.size:
+            part = os.pread(self.blocks.descriptor, SEARCH, at)
+            place = part.find(b"ustar")
+            while place >= 0:
+                start = place - 257
+                if start >= 0 and start % BLOCK == 0 and parsed(part[start : start + BLOCK]) is not None:
+                    return at + start
+                place = part.find(b"ustar", place + 1)
+            if len(part) < SEARCH:
+                return None
+            at += SEARCH - BLOCK
+        return None
+
+    def _member(self, at: int, header: Header) -> int | None:
+        """Take in what a header announces; where the next one is."""
+        data = at + BLOCK
+        if header.kind in b"LKxgX":
+            return self._extension(at, header)
+        name, size, sparse = self._named(header)
+        if size < 0:
+            return self._damaged(at)
+        if header.kind == DIRECTORY or (header.kind in REGULAR and name.endswith(b"/")):
+            self.index.directories += 1
+            return data
+        if header.kind in LINKS:
+            return self._unusable(name, data, 0, Cause.LINK_MEMBER, "a link; links are never followed")
+        if sparse or header.kind == b"S":
+            claim = f"claims {readable(size)} (sparse)"
+            end = data + rounded(header.size)
+            while self.blocks.at(at + 482, 1) == b"\x01" and header.kind == b"S" and end < self.blocks.size:
+                end, at = end + BLOCK, data  # GNU: further maps of holes before the data
+            self._unusable(name, data, 0, Cause.MEMBER_TOO_LARGE, f"{claim}; sparse members are not read")
+            return end
+        if header.kind not in REGULAR:
+            return self._unusable(name, data, 0, Cause.SPECIAL_MEMBER, "a device, pipe or other special member")
+        return self._regular(at, name, data, size)
+
+    def _regular(self, at: int, name: bytes, data: int, size: int) -> int | None:
+        if data + size > self.blocks.size:
+            self._fault(
+                Cause.TRUNCATED,
+                f"the member at byte {at:,} has {size:,} bytes and the file ends after {self.blocks.size - data:,}",
+            )
+            return None
+        if size > self.max_bytes:
+            text = f"has {readable(size)}, limit {readable(self.max_bytes)} (`read.max_member_bytes`)"
+            self._unusable(name, data, size, Cause.MEMBER_TOO_LARGE, text)
+        else:
+            self.index.members.append((Member(name, data, size), self.notes))
+        return data + rounded(size)
+
+    def _unusable(self, name: bytes, data: int, size: int, cause: Cause, text: str) -> int:
+        self.index.members.append((Member(name, data, size, cause, text), self.notes))
+        return data
+
+    def _named(self, header: Header) -> tuple[bytes, int, bool]:
+        """Name, size and whether sparse, with what extended headers before it said."""
+        name, size = self.long_name or self.pax.get(b"path", header.name), header.size
+        sparse = any(key.startswith(b"GNU.sparse") for key in self.pax)
+        if b"size" in self.pax and self.pax[b"size"].isdigit():
+            size = int(self.pax[b"size"])
+        if sparse:
+            name = self.pax.get(b"GNU.sparse.name", name)
+            claimed = self.pax.get(b"GNU.sparse.realsize", self.pax.get(b"GNU.sparse.size", b""))
+            size = int(claimed) if claimed.isdigit() else size
+        self.long_name, self.pax = None, {}
+        return name.lstrip(b"/") or b"?", size, sparse
+
+    def _extension(self, at: int, header: Header) -> int | None:
+        """A header that says something about the next one."""
+        data = at + BLOCK
+        if not 0 <= header.size <= EXTENDED_MAX or data + header.size > self.blocks.size:
+            return self._damaged(at)
+        content = self.blocks.at(data, header.size)
+        if header.kind == b"L":
+            self.long_name = content.rstrip(b"\0")
+        elif header.kind in b"xX":
+            self.pax |= dict(pax_records(content))
+        return data + rounded(header.size)
+
+
+def parsed(block: bytes) -> Header | None:
+    """A header block, None where its checksum or its numbers are wrong."""
+    if len(block) < BLOCK:
+        return None
+    stated = octal(block[148:156])
+    if stated is None or stated != sum(block) - sum(block[148:156]) + 256:
+        return None
+    size = number(block[124:136])
+    if size is None:
+        return None
+    name = block[:100].split(b"\0", 1)[0]
+    prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
+    return Header(prefix + b"/" + name if prefix else name, size, block[156:157])
+
+
+def octal(field_bytes: bytes) -> int | None:
+    """A number in octal digits; None where there are other signs."""
+    text = field_bytes.split(b"\0", 1)[0].strip()
+    try:
+        return int(text, 8) if text else 0
+    except ValueError:
+        return None
+
+
+def number(field_bytes: bytes) -> int | None:
+    """A size: octal digits, or GNU's base 256 where the first bit is set. Negative ones come out as -1."""
+    if field_bytes[0] in (0x80, 0xFF):
+        value = int.from_bytes(field_bytes[1:], "big")
+        return -1 if field_bytes[0] == 0xFF else value
+    value_or_none = octal(field_bytes)
+    return -1 if value_or_none is not None and value_or_none < 0 else value_or_none
+
+
+def pax_records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """`length key=value` lines; ends at the first that is not one."""
+    at = 0
+    while at < len(content):
+        digits, _, _ = content[at : at + 20].partition(b" ")
+        if not digits.isdigit() or int(digits) < len(digits) + 3 or at + int(digits) > len(content):
+            return
+        key, equals, value = content[at + len(digits) + 1 : at + int(digits) - 1].partition(b"=")
+        if equals:
+            yield key, value
+        at += int(digits)
+
+
+def rounded(size: int) -> int:
+    """Bytes that `size` bytes of data take in a tar."""
+    return -(-size // BLOCK) * BLOCK
+
+
+def compression(beginning: bytes) -> str | None:
+    """Which compression a file begins with, None for none that tars come in."""
+    magic = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+    return next((name for start, name in magic.items() if beginning.startswith(start)), None)

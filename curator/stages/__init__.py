@@ -1,0 +1,1 @@
+"""One file, one stage, one YAML in conf/stages. None imports another."""
