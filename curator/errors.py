@@ -47,7 +47,9 @@ class OutsideError(CuratorError):
 
 
 class InputChanged(OutsideError):
-    """An input's bytes are not those that were measured."""
+    """An input's bytes are not those that were measured; `shard` is the one that is not to be trusted, if known."""
+
+    shard: str | None = None
 
 
 class StoreError(OutsideError):

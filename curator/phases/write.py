@@ -95,7 +95,7 @@ def write(
         try:
             given, facts[writer.name] = writer.write(rows, source, folder, each)
         except InputChanged as error:
-            if getattr(error, "shard", None):
+            if error.shard is not None:
                 source.forget(error.shard)
             raise
         columns = {**given, **columns}

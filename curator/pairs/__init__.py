@@ -1,0 +1,1 @@
+"""Near pairs among stored vectors, found exactly, and who stays for whom."""

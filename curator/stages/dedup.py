@@ -1,0 +1,149 @@
+"""dedup: of images whose vectors are nearly the same, one stays; every other names the one that stays for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from pydantic import model_validator
+
+from curator.pairs.blocks import Near, folded, near_pairs
+from curator.pairs.representatives import keep_representatives
+from curator.stage import (
+    Array, Choice, Column, Columns, Each, Embedding, Mask, Need, ProcessingStage, Vectors, decides, measures, speeds,
+)  # fmt: skip
+
+PLACES = ("piece_a", "row_a", "piece_b", "row_b")
+POLICIES = {"aesthetic": ("aesthetic_score",), "resolution": ("width", "height"), "bytes": ("bytes",), "first": ()}
+USUAL = ("aesthetic", "resolution", "bytes")
+
+
+class SemanticDeduplicationStage(ProcessingStage):
+    """Drop images whose cosine to a kept image is at least `similarity_threshold`. NeMo's `eps` is 1 - threshold."""
+
+    called: ClassVar[str] = "dedup"
+    version: ClassVar[int] = 1
+
+    similarity_threshold: float = decides(0.95, gt=0, le=1)
+    similarity_floor: float = measures(0.9, gt=0, le=1)
+    keep: tuple[str, ...] | None = decides(None)
+    embedding: str | None = measures(None)
+    block_rows: int = speeds(4096, ge=16)
+
+    @model_validator(mode="after")
+    def _possible(self) -> SemanticDeduplicationStage:
+        if self.similarity_threshold < self.similarity_floor:
+            raise ValueError(
+                f"similarity_threshold {self.similarity_threshold:g} lies below similarity_floor "
+                f"{self.similarity_floor:g}, under which no pair is looked for; add "
+                f"dedup.similarity_floor={self.similarity_threshold:g}"
+            )
+        for policy in self.keep or ():
+            if policy in ("hard", "easy"):
+                raise ValueError(f"keep: {policy} ranks by distance to a k-means centroid, and there are no cells yet")
+        return self
+
+    def needed(self) -> tuple[Need, ...]:
+        """An embedding, and the columns that an explicit `keep` ranks by."""
+        columns = [column for policy in self.keep or () for column, _ in ranked_by(policy)]
+        return (Embedding(), *(Column(name) for name in dict.fromkeys(columns)))
+
+    def find(self, vectors: Vectors, each: Each) -> pa.Table:
+        """Every pair of distinct vectors at or above the floor, and every copy of a vector (`same`), sorted."""
+        distinct, first, copy = folded(vectors)
+        near = near_pairs(vectors, distinct, self.similarity_floor, self.block_rows, each)
+        ones = np.ones(len(copy.piece))
+        parts = [*map(_ordered, near), (first.piece, first.row, copy.piece, copy.row, ones)]
+        columns = [np.concatenate([part[n] for part in parts]) for n in range(5)]
+        same = np.zeros(len(columns[0]), bool)
+        same[len(same) - len(ones) :] = True
+        order = np.lexsort(columns[3::-1])
+        return pa.table(
+            {
+                **{name: pa.array(column[order], pa.int32()) for name, column in zip(PLACES, columns[:4], strict=True)},
+                "similarity": pa.array(columns[4][order], pa.float64()),
+                "same": pa.array(same[order]),
+            }
+        )
+
+    def choose(self, rows: Columns, found: pa.Table, alive: Mask) -> Choice:
+        """Who is dropped for whom, among the rows that are alive.
+
+        `rows` has the columns to rank by, and `piece` and `row`: where each row stands in what was found. Rows may
+        stand in the same place: the same content, given twice.
+        """
+        count = len(alive)
+        a, b, sim = self._pairs(rows, found, alive)
+        dropped_by, similarity = keep_representatives(count, a, b, sim, ranks(rows, self.keep, count))
+        return Choice(dropped_by, similarity)
+
+    def _pairs(self, rows: Columns, found: pa.Table, alive: Mask) -> tuple[Array, Array, Array]:
+        """Pairs of living rows at or above the threshold, where all rows of one vector are one node each.
+
+        Copies are joined to the best-ranked living row of their vector, which alone stands in pairs with others.
+        """
+        living = np.flatnonzero(alive & (rows["piece"] >= 0))
+        rank = ranks(rows, self.keep, len(alive))
+        place = rows["piece"][living].astype(np.int64) << 32 | rows["row"][living].astype(np.int64)
+        columns = {name: found.column(name).to_numpy() for name in (*PLACES, "similarity", "same")}
+        place_a, place_b = (columns[f"piece_{x}"].astype(np.int64) << 32 | columns[f"row_{x}"] for x in "ab")
+        vector = _vector_of(place, place_a[columns["same"]], place_b[columns["same"]])
+        order = np.lexsort((rank[living], vector))
+        vectors, start, group = np.unique(vector[order], return_index=True, return_inverse=True)
+        best = living[order][start]
+        near = ~columns["same"] & (columns["similarity"] >= self.similarity_threshold)
+        at_a, at_b = (np.searchsorted(vectors, p[near]) for p in (place_a, place_b))
+        at = [np.minimum(x, max(len(vectors) - 1, 0)) for x in (at_a, at_b)]
+        here = (
+            (vectors[at[0]] == place_a[near]) & (vectors[at[1]] == place_b[near])
+            if len(vectors)
+            else np.zeros(int(near.sum()), bool)
+        )
+        copies = living[order] != best[group]
+        a = np.concatenate([best[at[0][here]], best[group][copies]])
+        b = np.concatenate([best[at[1][here]], living[order][copies]])
+        return a, b, np.concatenate([columns["similarity"][near][here], np.ones(int(copies.sum()))])
+
+
+def _vector_of(place: Array, first: Array, copy: Array) -> Array:
+    """For each place, the place of the first row with the same vector."""
+    if not len(copy):
+        return place
+    order = np.argsort(copy)
+    at = np.minimum(np.searchsorted(copy, place, sorter=order), len(copy) - 1)
+    is_copy = copy[order[at]] == place
+    vector: Array = np.where(is_copy, first[order[at]], place)
+    return vector
+
+
+def _ordered(near: Near) -> tuple[Array, Array, Array, Array, Array]:
+    """Pairs with the earlier row first."""
+    swap = (near.piece_a > near.piece_b) | ((near.piece_a == near.piece_b) & (near.row_a > near.row_b))
+    sides = [(near.piece_a, near.piece_b), (near.row_a, near.row_b)]
+    (pa_, pb), (ra, rb) = ((np.where(swap, y, x), np.where(swap, x, y)) for x, y in sides)
+    return pa_, ra, pb, rb, near.similarity
+
+
+def ranked_by(policy: str) -> Iterator[tuple[str, int]]:
+    """The columns of a policy, each with -1 where large comes first: `width desc`, `bytes asc`, `resolution`."""
+    name, _, direction = policy.partition(" ")
+    for column in POLICIES.get(name, (name,)):
+        yield column, 1 if direction.strip() == "asc" else -1
+
+
+def ranks(rows: Columns, keep: tuple[str, ...] | None, count: int) -> Array:
+    """(N,) a permutation, 0 the best; ties by input order. Rows without a value come last."""
+    keys: list[Any] = [np.arange(count)]
+    for policy in reversed(keep if keep is not None else USUAL):
+        columns = [(rows[name], sign) for name, sign in ranked_by(policy) if name in rows]
+        if not columns:
+            continue
+        if policy.partition(" ")[0] == "resolution":
+            columns = [(columns[0][0].astype(np.float64) * columns[1][0], columns[0][1])]
+        for column, sign in columns:
+            keys.append(np.nan_to_num(sign * column.astype(np.float64), nan=np.inf, neginf=-np.inf, posinf=np.inf))
+    rank = np.empty(count, np.int64)
+    rank[np.lexsort(keys)] = np.arange(count)
+    return rank
