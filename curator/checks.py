@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from curator.errors import CuratorError
 from curator.output import Output
 from curator.settings import Settings
-from curator.wiring import Plan
+from curator.stage import ProcessingStage
 
 
-def mistakes_of(plan: Plan, settings: Settings) -> list[str]:
-    """Every mistake that can be seen without reading an image."""
-    return [*_input(plan, settings), *_output(plan, settings), *_weights(plan)]
+def mistakes_of(stages: Sequence[ProcessingStage], settings: Settings) -> list[str]:
+    """Every mistake that can be seen without reading an image, however the stages fit together."""
+    return [*_input(stages, settings), *_output(stages, settings), *_weights(stages)]
 
 
-def _input(plan: Plan, settings: Settings) -> Iterator[str]:
+def _input(stages: Sequence[ProcessingStage], settings: Settings) -> Iterator[str]:
     if not settings.inputs:
         yield "input: must be given: a tar, a folder, a glob such as 'shards/*.tar', or a list of these."
         return
     try:
         skip = [Path(settings.store).absolute(), *([settings.output_folder.absolute()] if settings.output else [])]
-        shards = plan.partition.list(settings.inputs, skip)
+        lists = next((s for s in stages if s.has("list")), None)
+        shards = lists.list(settings.inputs, skip) if lists is not None else []  # type: ignore[attr-defined]
     except CuratorError as error:
         yield from str(error).splitlines()
         return
@@ -41,7 +42,7 @@ def _inside(output: Path, inputs: list[Path], settings: Settings) -> Iterator[st
             return
 
 
-def _output(plan: Plan, settings: Settings) -> Iterator[str]:
+def _output(stages: Sequence[ProcessingStage], settings: Settings) -> Iterator[str]:
     if not settings.output:
         if not settings.dry_run:
             yield "output: must be given: the folder that takes shards/, ledger/ and run.json."
@@ -57,7 +58,7 @@ def _output(plan: Plan, settings: Settings) -> Iterator[str]:
             f"output: {settings.output} holds something else than a run of Curator. Name another folder, or say "
             "overwrite=true to put the result beside it."
         )
-    writes = settings.write_images and bool(plan.writers)
+    writes = settings.write_images and any(s.kind == "writer" for s in stages)
     if not writes and "shards" in (output.run or {}).get("parts", []):
         yield (
             f"output: {settings.output} holds shards, and this run would write none in their place. Name another "
@@ -65,8 +66,8 @@ def _output(plan: Plan, settings: Settings) -> Iterator[str]:
         )
 
 
-def _weights(plan: Plan) -> Iterator[str]:
-    for stage in plan.stages:
+def _weights(stages: Sequence[ProcessingStage]) -> Iterator[str]:
+    for stage in stages:
         try:
             stage.weights()
         except CuratorError as error:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from curator import ledger as ledgers
 from curator.checks import mistakes_of
 from curator.cluster import Cluster, inline
+from curator.demo.draw import draw_demo
 from curator.errors import ConfigError, OutsideError, TooManyFailed
 from curator.formats.base import Shard
 from curator.output import Output
@@ -29,7 +30,8 @@ from curator.phases.measure import Census, measure
 from curator.phases.write import StoredSource, write
 from curator.voice import Voice
 from curator.record import run_identity, run_record
-from curator.settings import Settings, settled
+from curator.rehearsal import rehearsal
+from curator.settings import DEMO_FOLDER, Settings, completed, settled
 from curator.stage import Each, ProcessingStage
 from curator.store import Store
 from curator.wiring import Plan, wire
@@ -66,24 +68,54 @@ class Pipeline:
     def run(
         self,
         *,
-        started: Cluster | None = None,
+        started: Callable[[Callable[[], Cluster]], Cluster] | None = None,
         voice: Voice | None = None,
         record: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> Result:
         """Measure, decide, write. Keyword arguments are the top-level keys of the config.
 
-        `started` is a cluster that several runs share, `record` what the command line adds to run.json. Raises
-        ConfigError with every mistake at once, before any work, and other CuratorErrors as `errors.py` tells.
+        `started` gives the cluster that several runs share, making it by what it is handed; `record` is what the
+        command line adds to run.json. Raises ConfigError with every mistake at once, before any work, and other CuratorErrors as `errors.py` tells.
         """
         voice = voice or Voice()
         stages, run_settings = settled(self.stages, settings, voice)
-        plan = wire(stages)
-        if mistakes := mistakes_of(plan, run_settings):
-            raise ConfigError(mistakes)
+        if run_settings.demo:
+            draw_demo(Path(DEMO_FOLDER))
+        plan = wired(stages, run_settings)
+        if run_settings.dry_run:
+            return rehearsed(plan, run_settings, voice)
         with ExitStack() as stack:
             run = Run(self.name, plan, run_settings, voice, dict(record or {}), stack, started)
             return run.go()
+
+
+def wired(stages: Sequence[ProcessingStage], settings: Settings) -> Plan:
+    """The plan of a run. Raises ConfigError with every mistake of the whole."""
+    try:
+        plan, mistakes = wire(stages), []
+    except ConfigError as error:
+        plan, mistakes = None, error.mistakes
+    mistakes = [*mistakes, *mistakes_of(stages, settings)]
+    if mistakes or plan is None:
+        raise ConfigError(mistakes)
+    return plan
+
+
+def check(stages: Sequence[ProcessingStage], settings: Settings) -> list[str]:
+    """Every mistake of a run as a whole, one line each."""
+    try:
+        wired(completed(list(stages), None), settings)
+    except ConfigError as error:
+        return error.mistakes
+    return []
+
+
+def rehearsed(plan: Plan, settings: Settings, voice: Voice) -> Result:
+    """A dry run: what would be done. Hashes and changes nothing."""
+    voice.say(rehearsal(plan, settings))
+    empty = {name: 0 for name in ("inputs", "kept", "dropped", "failed")}
+    return Result(pa.table({}), empty)
 
 
 class Run:
@@ -97,10 +129,11 @@ class Run:
         voice: Voice,
         record: dict[str, Any],
         stack: ExitStack,
-        started: Cluster | None,
+        started: Callable[[Callable[[], Cluster]], Cluster] | None,
     ) -> None:
         self.name, self.plan, self.settings, self.voice, self.record = name, plan, settings, voice, record
-        self.stack, self.cluster = stack, started
+        self.stack, self.started = stack, started
+        self.cluster: Cluster | None = None
         self.output = Output(settings.output_folder)
         self.store = Store(settings.store)
         self.seconds = {"measure": 0.0, "decide": 0.0, "write": 0.0}
@@ -148,7 +181,8 @@ class Run:
     def _each(self, fn: Callable[[Any], Any], items: Any, **options: Any) -> Any:
         """`each` of a cluster that is started when the first task needs it: a re-decide never does."""
         if self.cluster is None:
-            self.cluster = self.stack.enter_context(Cluster(self.settings.cluster, **self._model_size()))
+            enter = self.started or (lambda make: self.stack.enter_context(make()))
+            self.cluster = enter(lambda: Cluster(self.settings.cluster, **self._model_size()))
             self.cluster.probe([str(self.store.root)])
             self.voice.say(self.cluster.describe()["line"])
         return self.cluster.each(fn, items, **options)

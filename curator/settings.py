@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -33,6 +33,7 @@ class Settings(BaseModel):
     fingerprint: Literal["stat", "content"] = "stat"
     dry_run: bool = False
     write_images: bool = True
+    demo: bool = False
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -59,6 +60,10 @@ def settled(
         given["cluster"] = {"kind": given["cluster"]}
     given = {key: [str(p) for p in value] if isinstance(value, list | tuple) else value for key, value in given.items()}
     given = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+    for stage in stages:
+        ignored = [f for f in getattr(type(stage), "ignored", ()) if getattr(stage, f) is not None]
+        if ignored:
+            say.say(f"{stage.name}: {', '.join(ignored)} of NeMo Curator has no meaning here and changes nothing")
     return completed(list(stages), say), checked(given)
 
 
@@ -79,7 +84,8 @@ def completed(stages: list[ProcessingStage], say: Any) -> list[ProcessingStage]:
     if not any(stage.kind == "writer" for stage in stages):
         added.append("write")
         stages.append(builtin_stage("write"))
-    say.say(f"added the stages that were not named: {', '.join(added)}")
+    if say is not None:
+        say.say(f"added the stages that were not named: {', '.join(added)}")
     return stages
 
 
@@ -88,7 +94,7 @@ def plain(error: ValidationError, prefix: str) -> list[str]:
     lines = []
     for fault in error.errors():
         place = prefix + ".".join(str(part) for part in fault["loc"] if part not in ("tuple[str,...]", "str"))
-        lines.append(f"{place}: {_words(fault)}")
+        lines.append(f"{place.rstrip('.')}: {_words(fault)}")
     return list(dict.fromkeys(lines))
 
 
@@ -114,6 +120,3 @@ def _words(fault: Any) -> str:
         "value_error": str(context.get("error", fault["msg"])),
     }
     return words.get(fault["type"], f"{fault['msg']}, not {given!r}")
-
-
-CLUSTER_KINDS = get_args(ClusterSettings.model_fields["kind"].annotation)

@@ -16,10 +16,10 @@ from curator.wiring import Plan
 
 
 class Voice:
-    """Speaks while a run works. `quiet` says nothing on the terminal and logs all the same."""
+    """Speaks while a run works. `quiet` says nothing on the terminal, `brief` shows no tables; both log all the same."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, quiet: bool = False, brief: bool = False) -> None:
+        self.quiet, self.brief = quiet, brief
         self.lines: list[str] = []
         self._progress: Progress | None = None
 
@@ -49,7 +49,7 @@ class Voice:
 
     def summary(self, ledger: pa.Table, plan: Plan, run: dict[str, Any], output: str) -> None:
         """What came of it: per stage, per score, where it lies and what to try next."""
-        if not self.quiet:
+        if not self.quiet and not self.brief:
             print(summary_lines(ledger, plan, run, output), flush=True)
 
     def save(self, folder: Path, hydra: Mapping[str, str] | None) -> None:

@@ -1,7 +1,7 @@
-"""Weights files: what is published where, found in the places people keep them, fetched, and told apart by SHA-256.
+"""Weights files: found in the places people keep them, told apart by SHA-256, and explained where they are missing.
 
-All known files of one published model share its id, so that vectors measured with one form serve the others. A
-known id needs no file: weights are missing only when something must be measured. Imports no torch.
+A known id needs no file: weights are missing only when something must be measured. A file that is not what it
+should be is never opened. Imports no torch. Next to read: `published.py`, the table; `fetch.py`, the download.
 """
 
 from __future__ import annotations
@@ -9,110 +9,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from curator.errors import WeightsError
+from curator.models.published import PUBLISHED, File, Published
 from curator.stage import Weights
 
 SUMS = "SHA256SUMS"
 """A file beside weights of one's own that names their hashes, as `sha256sum` writes it."""
 
+PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt"})
+"""Suffixes of files that can run code when they are opened."""
 
-@dataclass(frozen=True)
-class File:
-    """One form of a published model: its usual name, its SHA-256 and where it is to be had."""
-
-    name: str
-    sha256: str
-    url: str
-    bytes: int | None = None
+_SETTLED_NS = 2_000_000_000
+_seen: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
-class Published:
-    """A model that its authors published: an id, what it is, and its known files, the one to fetch first."""
-
-    id: str
-    title: str
-    files: tuple[File, ...]
-    folders: tuple[str, ...] = ()  # where hubs and other tools put it below a model folder
-
-
-HUB = "https://huggingface.co"
-PUBLISHED = {
-    p.id: p
-    for p in (
-        Published(
-            "clip-vit-l-14-openai",
-            "CLIP ViT-L/14 by OpenAI",
-            (
-                File(
-                    "open_clip_model.safetensors",
-                    "9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e",
-                    f"{HUB}/timm/vit_large_patch14_clip_224.openai/resolve/main/open_clip_model.safetensors",
-                ),
-                File(
-                    "ViT-L-14.pt",
-                    "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
-                    "https://openaipublic.azureedge.net/clip/models/"
-                    "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/ViT-L-14.pt",
-                ),
-                File(
-                    "model.safetensors",
-                    "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb",
-                    f"{HUB}/openai/clip-vit-large-patch14/resolve/main/model.safetensors",
-                ),
-            ),
-            (
-                "openai/clip-vit-large-patch14",
-                "clip-vit-large-patch14",
-                "models--timm--vit_large_patch14_clip_224.openai/snapshots/*",
-                "models--openai--clip-vit-large-patch14/snapshots/*",
-            ),
-        ),
-        Published(
-            "laion-nsfw-l14",
-            "LAION's NSFW head for CLIP ViT-L/14",
-            (
-                File(
-                    "clip_autokeras_binary_nsfw.zip",
-                    "905520bb0336accc73ee282c605d926aef90cf14248889d44b9cee50eef71f8a",
-                    "https://raw.githubusercontent.com/LAION-AI/CLIP-based-NSFW-Detector/main/"
-                    "clip_autokeras_binary_nsfw.zip",
-                    1_094_585,
-                ),
-                File(
-                    "clip-vit-l-14-openai-head.pth",
-                    "fc4d70d2eea4e948d13bc27bf7114f5e8d3bd317eb01a4b49b35dcf1a3d672c6",
-                    "https://raw.githubusercontent.com/HCA97/CLIP-based-NSFW-Detector/main/"
-                    "clip-vit-l-14-openai-head.pth",
-                    866_223,
-                ),
-                File("nsfw_l14.safetensors", "d8c4817ce98e38029e53e57ae067d77913e6b88e03090cb282305b490a36cbae", ""),
-            ),
-        ),
-        Published(
-            "laion-aesthetic-v2-l14",
-            "LAION's aesthetic predictor V2 for CLIP ViT-L/14",
-            (
-                File(
-                    "sac+logos+ava1-l14-linearMSE.pth",
-                    "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
-                    "https://raw.githubusercontent.com/christophschuhmann/improved-aesthetic-predictor/main/"
-                    "sac%2Blogos%2Bava1-l14-linearMSE.pth",
-                    3_714_759,
-                ),
-                File(
-                    "aesthetic_l14.safetensors", "00c6529260a40246313b0761a2e1892bc6b9eb01e34ece57699bd91bdb9c9fa7", ""
-                ),
-            ),
-        ),
-    )
-}
+class Fetchable(Weights):
+    """Published weights that are in none of the usual places: may be downloaded, since no `model_dir` was named."""
 
 
 def cache_folder() -> Path:
@@ -120,122 +39,206 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CURATOR_CACHE") or Path.home() / ".cache" / "curator")
 
 
+def usual_folders() -> list[Path]:
+    """Where weights are looked for without a `model_dir`: Curator's cache, then those of the hub and of open_clip."""
+    home = Path.home() / ".cache"
+    hub = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or home / "huggingface") / "hub"
+    return [cache_folder() / "models", Path(hub), home / "clip"]
+
+
 def fingerprint(path: Path) -> str:
-    """SHA-256 (hex) of a file; remembered by path, size and time, so that gigabytes are hashed once."""
+    """SHA-256 (hex) of a file, remembered so that gigabytes are hashed once. OSError where it cannot be read.
+
+    Remembered by path, size, times of change and of status change (which nobody can set back); not for a file that
+    changed within the last two seconds, since a clock that ticks coarsely could miss another change.
+    """
+    stamp = _stamp(path)
+    if (known := _recalled(stamp)) is not None:
+        return known
+    found = digest(path)
     status = path.stat()
-    seen = [str(path.absolute()), status.st_size, status.st_mtime_ns]
-    return _fingerprint(str(path), json.dumps(seen))
+    if stamp == _stamp(path) and time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS:
+        _remember(stamp, found)
+    return found
 
 
-@cache
-def _fingerprint(path: str, seen: str) -> str:
-    memory = cache_folder() / "fingerprints" / hashlib.sha256(seen.encode()).hexdigest()
-    with suppress(OSError):
-        remembered = memory.read_text().strip()
-        if len(remembered) == 64:
-            return remembered
+def digest(path: Path) -> str:
+    """SHA-256 (hex) of a file, read now."""
     with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stamp(path: Path) -> str:
+    status = path.stat()
+    return json.dumps([str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns])
+
+
+def _memory(stamp: str) -> Path:
+    return cache_folder() / "fingerprints" / hashlib.sha256(stamp.encode()).hexdigest()
+
+
+def _recalled(stamp: str) -> str | None:
+    if stamp not in _seen:
+        with suppress(OSError, ValueError):
+            remembered = _memory(stamp).read_text().strip()
+            if len(bytes.fromhex(remembered)) == 32:
+                _seen[stamp] = remembered
+    return _seen.get(stamp)
+
+
+def _remember(stamp: str, found: str) -> None:
+    _seen[stamp] = found
+    memory = _memory(stamp)
     with suppress(OSError):  # a read-only home costs a second hashing, nothing else
         memory.parent.mkdir(parents=True, exist_ok=True)
         partial = memory.with_name(f"{memory.name}.{os.getpid()}")
         partial.write_text(found)
         partial.replace(memory)
-    return found
 
 
-def find(published: Published, model_dir: str | None) -> Weights:
-    """The file of a published model in `model_dir`, or in the caches where none is given.
+def find(published: Published, model_dir: str | None, names: Iterable[str] = (), trust: Iterable[str] = ()) -> Weights:
+    """The file of a published model in `model_dir`, or in the usual folders where none is given.
 
-    Raises WeightsError for a file that is not what it should be. Where there is none, `missing` says what to do.
+    `names` that it may have besides the published ones; `trust`: hashes of files of one's own that may stand in
+    for it, under their own hash as id. Raises WeightsError where `model_dir` holds only files that are something
+    else; in the usual folders such a file is passed over. Where there is none, `missing` says what to do.
     """
     folders = [Path(model_dir)] if model_dir is not None else usual_folders()
-    files = list(_candidates(published, folders))
-    for path in files:
-        if (known := _known(published, path)) is not None:
+    wrong = []
+    for path in _candidates(published, folders, names):
+        if (known := _known(published, path, trust)) is not None:
             return known
-    if files:
-        raise WeightsError(_wrong(published, files))
-    return Weights(published.id, None, _missing(published, model_dir))
+        wrong.append(path)
+    if wrong and model_dir is not None:
+        raise WeightsError(wrong_file(published, wrong))
+    missing = _missing(published, model_dir)
+    if model_dir is not None:
+        return Weights(published.id, None, missing)
+    return Fetchable(published.id, None, missing)
 
 
-def usual_folders() -> list[Path]:
-    """Where weights are looked for without a `model_dir`: Curator's cache, then those of the hub and of open_clip."""
-    hub = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub"
-    return [cache_folder() / "models", hub, Path.home() / ".cache" / "clip"]
-
-
-def _candidates(published: Published, folders: Iterable[Path]) -> Iterable[Path]:
-    names = {file.name for file in published.files}
+def _candidates(published: Published, folders: Iterable[Path], names: Iterable[str]) -> Iterator[Path]:
+    """Files that may be the model: by name, or by the exact size of one of its files."""
+    wanted = {*(file.name for file in published.files), *names}
+    sizes = {file.bytes for file in published.files if file.bytes}
     for folder in folders:
         if folder.is_file():
             yield folder
             continue
-        for pattern in ("", published.id, *published.folders, *(f"hub/{f}" for f in published.folders)):
-            places = folder.glob(pattern) if pattern else [folder]
-            for place in sorted(places):
-                yield from sorted(place / name for name in names if (place / name).is_file())
+        below = (published.id, *published.folders, *(f"hub/{f}" for f in published.folders))
+        places = [folder, *(place for pattern in below for place in sorted(folder.glob(pattern)))]
+        for place in dict.fromkeys(place for place in places if place.is_dir()):
+            files = sorted(path for path in place.iterdir() if path.is_file())
+            yield from (path for path in files if path.name in wanted or path.stat().st_size in sizes)
 
 
-def _known(published: Published, path: Path) -> Weights | None:
-    """The weights in a file, if its hash is one that is published, or that a SHA256SUMS beside it vouches for."""
+def _known(published: Published, path: Path, trust: Iterable[str]) -> Weights | None:
+    """The weights in a file, if it is published, or somebody vouches for it: by SHA256SUMS or by `trust`."""
     found = fingerprint(path)
     if found in {file.sha256 for file in published.files}:
         return Weights(published.id, path)
-    if path.suffix == ".safetensors" and listed(path) == found:
+    if found in trust or (path.suffix == ".safetensors" and listed(path) == found):
         return Weights(found, path)
+    if published.numbers and path.suffix == ".safetensors" and digest_of_tensors(path) in published.numbers:
+        return Weights(published.id, path)
     return None
+
+
+def digest_of_tensors(path: Path) -> str:
+    """SHA-256 (hex) over the tensors of a safetensors file, whatever their order and metadata; "" if it is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, TypeError, KeyError):  # damaged, or of a type that NumPy lacks
+        return ""
+    parts = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        parts.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode() + b"\n")
+        parts.update(tensor.tobytes())
+    return parts.hexdigest()
 
 
 def listed(path: Path) -> str | None:
     """The hash that a SHA256SUMS beside a file gives for it."""
     with suppress(OSError):
         for line in (path.parent / SUMS).read_text().splitlines():
-            digest, _, name = line.partition(" ")
+            found, _, name = line.partition(" ")
             if name.lstrip(" *") == path.name:
-                return digest.lower()
+                return found.lower()
     return None
 
 
-def own(path: Path) -> Weights:
-    """Weights of one's own: their hash is their id. Raises WeightsError where a SHA256SUMS says otherwise."""
+def own(path: Path, trust: Iterable[str] = ()) -> Weights:
+    """Weights of one's own: their hash is their id, or that of the published model they turn out to be.
+
+    Raises WeightsError where there is no such file, a SHA256SUMS beside it says otherwise, or it is a pickle that
+    nobody vouched for.
+    """
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such weights file.")
     found, expected = fingerprint(path), listed(path)
+    for published in PUBLISHED.values():
+        if found in {file.sha256 for file in published.files}:
+            return Weights(published.id, path)
     if expected is not None and expected != found:
-        raise WeightsError(f"{path}: has SHA-256 {found}, but {SUMS} beside it says {expected}. Copy it again.")
+        raise WeightsError(
+            f"{path}: SHA-256 {found} found, {expected} expected by the {SUMS} beside it. Copy the file again."
+        )
+    if path.suffix in PICKLES and found not in trust:
+        raise WeightsError(refused_pickle(path, found))
     return Weights(found, path)
 
 
-def _wrong(published: Published, files: Sequence[Path]) -> str:
-    path = files[0]
-    expected = next((f for f in published.files if f.name == path.name), published.files[0])
-    size = path.stat().st_size
-    short = f" It has {size:,} bytes, {expected.bytes:,} are right." if expected.bytes else f" It has {size:,} bytes."
-    vouch = (
-        f" If these are weights of your own, say so with `sha256sum {path.name} > {SUMS}` in its folder."
-        if path.suffix == ".safetensors"
-        else " It is a pickle, which could run code, and was not opened; a safetensors file of your own is welcome."
-    )
+def refused_pickle(path: Path, found: str) -> str:
+    """Why a pickle was not opened, and the two ways on."""
     return (
-        f"{path}: is not {published.title}: SHA-256 {fingerprint(path)} found, {expected.sha256} expected.{short} "
-        f"Remove it and run `curate-models fetch`, or fetch it from {expected.url}.{vouch}"
+        f"{path}: is a pickle, which can run code, and its SHA-256 {found} is not a published one: it was not opened. "
+        f'Convert it: python -c "import torch, safetensors.torch as s; s.save_file(torch.load({str(path)!r}, '
+        f"weights_only=True), {str(path.with_suffix('.safetensors'))!r})\"; or trust it: trust_sha256=[{found}]."
+    )
+
+
+def wrong_file(published: Published, paths: Sequence[Path]) -> str:
+    """What was found in place of a published model, what was expected, and the remedy."""
+    path = paths[0]
+    size = path.stat().st_size
+    forms = [f for f in published.files if f.sha256]
+    expected = next((f for f in forms if f.name == path.name), next((f for f in forms if f.bytes == size), forms[0]))
+    right = f", {expected.bytes:,} are right" if expected.bytes else ""
+    if path.suffix in PICKLES:
+        own_weights = "It is a pickle, which can run code, and was not opened."
+    else:
+        own_weights = f"Weights of your own? Say so: `sha256sum {path.name} > {SUMS}` in its folder."
+    source = f", or take {expected.url}" if expected.url else ""
+    return (
+        f"{path}: is not {published.title}: SHA-256 {fingerprint(path)} found, {expected.sha256} expected for "
+        f"{expected.name} ({size:,} bytes{right}). Remove it and run `curate-models fetch --model-dir {path.parent} "
+        f"{published.id}`{source}. {own_weights}"
     )
 
 
 def _missing(published: Published, model_dir: str | None) -> str:
-    place = model_dir or str(cache_folder() / "models")
-    forms = "; or ".join(f"{f.name} (sha256 {f.sha256[:12]}...) from {f.url}" for f in published.files if f.url)
-    return f"{published.title} is not in {place}. Put one of these there: {forms}. `curate-models fetch` does it."
+    place = model_dir if model_dir is not None else str(cache_folder() / "models")
+    return (
+        f"{published.title} is not in {place}. Put one of these there: {_forms(published.files)}. Where there is a "
+        f"network, `curate-models fetch --model-dir {place} {published.id}` does it."
+    )
 
 
-def ensure(weights: Weights, model_dir: str | None = None) -> Path:
-    """The file of these weights, fetched into the user's cache where it is missing. Raises WeightsError."""
+def _forms(files: Sequence[File]) -> str:
+    known = [file for file in files if file.sha256]
+    return "; or ".join(f"{f.name} (sha256 {f.sha256}{f', from {f.url}' if f.url else ''})" for f in known)
+
+
+def ensure(weights: Weights) -> Path:
+    """The file of these weights, fetched into the user's cache where that is wanted. Raises WeightsError."""
     if weights.path is not None:
         return weights.path
-    published = PUBLISHED.get(weights.id)
-    if published is None or model_dir is not None:
+    if not isinstance(weights, Fetchable):
         raise WeightsError(weights.missing or f"weights {weights.id} are missing.")
     from curator.models.fetch import fetch
 
+    published = PUBLISHED[weights.id]
     return fetch(published.files[0], cache_folder() / "models" / published.id, weights.missing or "")

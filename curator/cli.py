@@ -1,0 +1,230 @@
+"""The front door: quote, compose, check, run, exit code. The only place that turns an error into text.
+
+Exit codes: 0 done; 2 the config or the command is wrong; 3 too many inputs failed; 4 something outside failed, what
+was measured is kept; 130 interrupted, likewise. Any other failure is a bug of Curator and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curator.errors import ConfigError, CuratorError
+from curator.quoting import prepared, typed_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from omegaconf import DictConfig
+
+    from curator.config import Job
+
+CONF = Path(__file__).parent / "conf"
+USAGE = """\
+Usage: curate [options] [setting=value ...]
+
+Turns image collections into curated datasets: measures once, decides in seconds, writes original bytes.
+
+  curate recipe=demo                                   everything made on the spot, nothing to download
+  curate input='shards/{00000..00099}.tar' output=out  the default recipe, training_dataset
+  curate input=photos/ output=out aesthetic.score_threshold=0.6 nsfw.score_threshold=0.3
+  curate 'stages=[partition,read,embed,aesthetic,write]' input=photos/ output=out
+  curate '~dedup' input=photos/ output=out             without a stage
+  curate -m input=photos/ aesthetic.score_threshold=0.4,0.5,0.6   compare settings; measures once
+  curate input=photos/ output=out dry_run=true         what would run, what is stored, what is missing
+"""
+OPTIONS = """\
+Options, before, between or behind settings:
+  -m, --multirun     commas separate values: run every combination
+  --config-dir DIR   a folder with your own stages/*.yaml, recipe/*.yaml and stage files
+  --cfg job          print the composed config and stop
+  --version          print the version and stop
+  -h, --help         this page
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; gives its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except CuratorError as error:
+        for line in str(error).splitlines():
+            print(f"curate: {line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("curate: interrupted; what was measured is kept. Run the same command again to go on.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone
+        return 0
+
+
+def script() -> None:
+    """What `curate` and `python -m curator` call."""
+    sys.exit(main())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="curate", add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--version", action="store_true")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("--config-dir", "-cd", metavar="DIR")
+    parser.add_argument("--cfg", choices=["job", "hydra", "all"])
+    parser.add_argument("overrides", nargs="*")
+    parser.error = _refuse  # type: ignore[method-assign, assignment]
+    return parser
+
+
+def _refuse(message: str) -> None:
+    raise ConfigError(f"{message}. `curate --help` shows what there is.")
+
+
+def _run(arguments: Sequence[str]) -> int:
+    given = _parser().parse_intermixed_args(arguments)
+    if given.help:
+        print(help_page())
+        return 0
+    if given.version:
+        print(f"curator {version('curator')}")
+        return 0
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    config_dir = _config_dir(given.config_dir)
+    overrides = prepared(given.overrides, given.multirun)
+    if given.multirun:
+        from curator.sweep import sweep
+
+        return sweep(overrides, config_dir)
+    config = composed(overrides, config_dir)
+    if given.cfg:
+        print(_printed(config, given.cfg), end="")
+        return 0
+    job = job_from(config, overrides, config_dir)
+    return start(job, hydra_files(config, overrides))
+
+
+def _config_dir(given: str | None) -> Path | None:
+    if given is None:
+        return None
+    if not Path(given).is_dir():
+        raise ConfigError(f"--config-dir {given}: there is no such folder.")
+    return Path(given).absolute()
+
+
+@contextmanager
+def hydra_at(config_dir: Path | None) -> Iterator[list[str]]:
+    """Hydra on Curator's configs and the user's; gives the overrides that make it look into both."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"), explained():
+        yield search_path(config_dir)
+
+
+def search_path(config_dir: Path | None) -> list[str]:
+    """The override that adds the user's folder to where Hydra looks."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    if config_dir is None:
+        return []
+    return [f"hydra.searchpath=[{QuotedString(f'file://{config_dir}', Quote.single).with_quotes()}]"]
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Hydra's and OmegaConf's complaints, in one line for a person."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_plain(error)) from error
+    except YAMLError as error:
+        raise ConfigError(f"config: {' '.join(str(error).split())}") from error
+
+
+def _plain(error: BaseException) -> str:
+    """The lines of a complaint that help, and how to write a value that the grammar does not take."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    hidden = ("See https://hydra.cc", "Set the environment variable", "Config search path", "provider=", "To append")
+    text = " ".join(line for line in lines if not line.startswith(hidden))
+    if "LexerNoViableAlt" in text or "mismatched input" in text or "extraneous input" in text or "no viable" in text:
+        text = f"{text.split(' See ')[0]} Put the value in quotes of its own: 'name=\"value\"'."
+    cause = error.__cause__
+    return f"{text} ({' '.join(str(cause).split())})" if cause is not None and str(cause) not in text else text
+
+
+def composed(overrides: Sequence[str], config_dir: Path | None) -> DictConfig:
+    """The whole config, `hydra` included."""
+    from hydra import compose
+
+    with hydra_at(config_dir) as extra:
+        return compose("config", overrides=[*overrides, *extra], return_hydra_config=True)
+
+
+def job_from(config: DictConfig, overrides: Sequence[str], config_dir: Path | None) -> Job:
+    """The run that a composed config describes."""
+    from omegaconf import OmegaConf, open_dict
+
+    from curator.config import job_of
+
+    plain = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
+    with open_dict(plain):
+        plain.pop("hydra", None)
+    return job_of(plain, list(typed_names(overrides)), config_dir)
+
+
+def hydra_files(config: DictConfig, overrides: Sequence[str]) -> dict[str, str]:
+    """The three files that Hydra leaves with a run, by name."""
+    from omegaconf import OmegaConf
+
+    job = {k: v for k, v in OmegaConf.to_container(config, resolve=False).items() if k != "hydra"}  # type: ignore[union-attr]
+    typed = [o for o in overrides if not o.startswith("hydra.")]
+    return {
+        "config.yaml": OmegaConf.to_yaml(OmegaConf.create(job)),
+        "overrides.yaml": OmegaConf.to_yaml(OmegaConf.create(typed)),
+        "hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"job": {"override": typed}})),
+    }
+
+
+def start(job: Job, files: dict[str, str], **shared: Any) -> int:
+    """Run one job."""
+    from curator.pipeline import Pipeline
+
+    Pipeline(job.name, job.stages).run(record={"hydra": files, "config": job.shown}, **shared, **job.settings)
+    return 0
+
+
+def _printed(config: DictConfig, what: str) -> str:
+    from omegaconf import OmegaConf, open_dict
+
+    with open_dict(config):
+        shown = {"job": [k for k in config if k != "hydra"], "hydra": ["hydra"], "all": list(config)}[what]
+        return OmegaConf.to_yaml(OmegaConf.masked_copy(config, [str(k) for k in shown]))
+
+
+def help_page() -> str:
+    """Usage, recipes, stages and options, from the YAMLs' own first lines."""
+    parts = [USAGE]
+    for title, folder in (("Recipes (recipe=NAME)", "recipe"), ("Stages", "stages"), ("Clusters (cluster=NAME)", "cluster")):
+        rows = [(path.stem, _caption(path)) for path in sorted((CONF / folder).glob("*.yaml"))]
+        parts.append(f"{title}:\n" + "\n".join(f"  {name:<20} {caption}" for name, caption in rows) + "\n")
+    parts.append(OPTIONS)
+    parts.append("Every setting with its meaning: the files in conf/, or `curate --cfg job`.")
+    return "\n".join(parts)
+
+
+def _caption(path: Path) -> str:
+    """The first comment of a YAML that is a sentence."""
+    comments = (line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#"))
+    return next((c for c in comments if not c.startswith(("@package", "curate "))), "")

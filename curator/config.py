@@ -1,0 +1,166 @@
+"""A composed config -> stage objects and settings, with every mistake at once; a YAML is data and never code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from curator.custom import BUILT_IN, stage_class
+from curator.errors import ConfigError, CuratorError
+from curator.settings import Settings, checked, plain
+from curator.stage import ProcessingStage, fields_of
+
+NOT_SETTINGS = ("hydra", "sweep", "name")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, ready to start."""
+
+    name: str
+    stages: tuple[ProcessingStage, ...]
+    settings: dict[str, Any]
+    shown: dict[str, Any] = field(default_factory=dict)  # the config as it may be saved: what came from env unresolved
+
+
+def job_of(config: DictConfig, typed: Sequence[str], config_dir: Path | None) -> Job:
+    """The run that a composed config describes; `typed`: the settings of the command line.
+
+    Raises ConfigError with a line for each mistake.
+    """
+    try:
+        whole = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from error
+    assert isinstance(whole, dict)
+    nodes: dict[str, Any] = {str(k): v for k, v in whole.items() if k not in NOT_SETTINGS}
+    stages: list[ProcessingStage] = []
+    mistakes: list[str] = []
+    settings: dict[str, Any] = {}
+    for name, value in nodes.items():
+        if isinstance(value, dict) and "_target_" in value:
+            _take(stages, mistakes, name, value, config_dir)
+        elif name in Settings.model_fields:
+            settings[name] = value
+        else:
+            mistakes += _stray(name, value, typed, nodes, config_dir)
+    mistakes += _settings_mistakes(settings)
+    if mistakes:
+        raise ConfigError([*mistakes, *_further(stages, nodes, settings)])
+    return Job(str(whole.get("name") or "curator"), tuple(stages), settings, _shown(config, nodes))
+
+
+def _take(stages: list[ProcessingStage], mistakes: list[str], name: str, node: Any, config_dir: Path | None) -> None:
+    """Build one stage, or say why not."""
+    try:
+        stages.append(built(name, node, config_dir))
+    except ConfigError as error:
+        mistakes += error.mistakes
+
+
+def built(name: str, node: Mapping[str, Any], config_dir: Path | None) -> ProcessingStage:
+    """The stage that a node describes. Raises ConfigError with every mistake in it."""
+    kind = stage_class(node["_target_"], name, config_dir)
+    mistakes = list(_nested(name, {k: v for k, v in node.items() if k != "_target_"}))
+    fields = {str(k): v for k, v in node.items() if k != "_target_"}
+    unknown = [key for key in fields if key not in fields_of(kind)]
+    mistakes += [f"{name}.{key}: no such setting.{meant(key, fields_of(kind))}" for key in unknown]
+    try:
+        stage = kind(name=name, **{k: v for k, v in fields.items() if k not in unknown})
+    except ValidationError as error:
+        mistakes += plain(error, f"{name}.")
+    except CuratorError as error:
+        mistakes += [f"{name}: {line}" for line in str(error).splitlines()]
+    if mistakes:
+        raise ConfigError(mistakes)
+    return stage
+
+
+def _nested(place: str, value: Any) -> Iterator[str]:
+    """A `_target_` anywhere below a stage would ask for something to be called."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if str(key).startswith("_") and str(key).endswith("_"):
+                yield f"{place}.{key}: a setting cannot be called like this; only a stage has a _target_."
+            yield from _nested(f"{place}.{key}", inner)
+    elif isinstance(value, list):
+        for n, inner in enumerate(value):
+            yield from _nested(f"{place}[{n}]", inner)
+
+
+def _stray(
+    name: str, value: Any, typed: Sequence[str], nodes: Mapping[str, Any], config_dir: Path | None
+) -> list[str]:
+    """A key that is neither a stage of this run nor a setting: left over by a recipe, or a mistake."""
+    chosen = [n for n, v in nodes.items() if isinstance(v, dict) and "_target_" in v]
+    if isinstance(value, dict) and name in known_stages(config_dir):
+        set_here = [t for t in typed if t.split(".")[0] == name]
+        return [f"{t}: set, but {name} is not in stages=[{','.join(chosen)}]." for t in set_here]
+    near = meant(name, [*Settings.model_fields, *known_stages(config_dir)])
+    inside = [f"{name}.{key}" for key in value] if isinstance(value, dict) else [name]
+    return [f"{place}: no such {'stage or setting' if isinstance(value, dict) else 'setting'}.{near}" for place in inside]
+
+
+def known_stages(config_dir: Path | None) -> list[str]:
+    """The names of all stages that a YAML describes, Curator's and the user's."""
+    own = (config_dir / "stages").glob("*.yaml") if config_dir is not None else ()
+    return [*BUILT_IN, *sorted(path.stem for path in own)]
+
+
+def meant(word: str, words: Any) -> str:
+    """` Did you mean X?`, or nothing."""
+    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def _settings_mistakes(settings: Mapping[str, Any]) -> list[str]:
+    cluster = settings.get("cluster")
+    mistakes = []
+    if isinstance(cluster, dict):
+        from curator.cluster import ClusterSettings
+
+        for key in [k for k in cluster if k not in ClusterSettings.model_fields]:
+            mistakes.append(f"cluster.{key}: no such setting.{meant(key, ClusterSettings.model_fields)}")
+        settings = {**settings, "cluster": {k: v for k, v in cluster.items() if k in ClusterSettings.model_fields}}
+    try:
+        checked(settings)
+    except ConfigError as error:
+        mistakes += error.mistakes
+    return mistakes
+
+
+def _further(
+    stages: Sequence[ProcessingStage], nodes: Mapping[str, Any], settings: Mapping[str, Any]
+) -> list[str]:
+    """Mistakes of the whole that show although some settings are wrong: where all stages could be built."""
+    if len(stages) != sum(isinstance(v, dict) and "_target_" in v for v in nodes.values()):
+        return []
+    from curator.pipeline import check
+
+    try:
+        return check(stages, checked(settings))
+    except ConfigError:
+        return []
+
+
+def _shown(config: DictConfig, nodes: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as saved: resolved, but for what comes from the environment, where secrets live."""
+    raw = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(raw, dict)
+    shown = {name: _without_env(value, raw.get(name)) for name, value in nodes.items()}
+    return {**shown, "sweep": raw.get("sweep", {})}
+
+
+def _without_env(value: Any, raw: Any) -> Any:
+    if isinstance(value, dict) and isinstance(raw, dict):
+        return {key: _without_env(inner, raw.get(key)) for key, inner in value.items()}
+    if isinstance(value, list) and isinstance(raw, list):
+        return [_without_env(*pair) for pair in zip(value, raw, strict=True)]
+    return raw if isinstance(raw, str) and "oc.env" in raw else value

@@ -1,0 +1,111 @@
+"""What was typed -> what Hydra's grammar takes: paths are quoted, plain settings may be new, lists stay lists.
+
+Knows nothing about stages or runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from curator.errors import ConfigError
+
+GROUPS = ("stages", "cluster", "recipe", "experiment")
+PATHS = frozenset(
+    "input output store model_dir pretrained address local_directory tls_ca tls_cert tls_key file_paths output_dir".split()
+)
+"""Settings whose values are paths or addresses, by the last part of their name."""
+
+
+def prepared(overrides: Sequence[str], multirun: bool) -> list[str]:
+    """Overrides as Hydra takes them. Raises ConfigError with every one that cannot be meant."""
+    result, mistakes = [], []
+    for override in overrides:
+        try:
+            result.append(_prepared(override, multirun))
+        except ConfigError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise ConfigError(mistakes)
+    return result
+
+
+def _prepared(override: str, multirun: bool) -> str:
+    if override.startswith("~"):
+        return override
+    name, equals, value = override.partition("=")
+    plain = name.lstrip("+")
+    if not equals or not re.fullmatch(r"[\w./@:-]+", plain):
+        raise ConfigError(f"{override}: is no setting. Write name=value, such as output=out or aesthetic.score_threshold=0.6.")
+    if plain in GROUPS and not multirun and _commas(value):
+        raise ConfigError(
+            f"{override}: a list is written in brackets, '{plain}=[{value}]'; values with commas between them are a "
+            "sweep, and that needs -m."
+        )
+    if plain.rpartition(".")[2] in PATHS:
+        value = _quoted(plain, value, multirun)
+    elif _commas(value) and not multirun:
+        raise ConfigError(
+            f"{override}: values with commas between them are a sweep, and that needs -m. A list is written "
+            f"'{plain}=[{value}]'."
+        )
+    is_group = plain in GROUPS or "/" in plain or plain.split(".")[0] == "hydra" or "@" in plain
+    return f"{name if is_group else '++' + plain}={value}"
+
+
+def _commas(value: str) -> bool:
+    return len(split(value)) > 1
+
+
+def split(text: str) -> list[str]:
+    """A text at its commas, those inside brackets, braces, parentheses and quotes left alone."""
+    parts, depth, quote = [""], 0, ""
+    for sign in text:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "'\"":
+            quote = sign
+        elif sign in "([{":
+            depth += 1
+        elif sign in ")]}":
+            depth = max(0, depth - 1)
+        elif sign == "," and not depth:
+            parts.append("")
+            continue
+        parts[-1] += sign
+    return parts
+
+
+def _quoted(name: str, value: str, multirun: bool) -> str:
+    values = split(value)
+    if len(values) > 1 and not multirun:
+        if not Path(value).exists():
+            raise ConfigError(
+                f"{name}={value}: several values are written as a list, '{name}=[{value}]'; with commas alone they are "
+                "a sweep, and that needs -m."
+            )
+        values = [value]
+    return ",".join(_one(part.strip() if len(values) > 1 else part) for part in values)
+
+
+def _one(value: str) -> str:
+    if value.startswith("[") and value.endswith("]"):
+        elements = split(value[1:-1]) if value[1:-1].strip() else []
+        return f"[{','.join(_one(element.strip()) for element in elements)}]"
+    if value in ("null", "") or _is_quoted(value) or "${" in value:
+        return value
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(text=value, quote=Quote.single).with_quotes()
+
+
+def _is_quoted(value: str) -> bool:
+    return len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+
+
+def typed_names(overrides: Sequence[str]) -> Iterator[str]:
+    """The settings that were typed, without signs and values."""
+    for override in overrides:
+        if not override.startswith("~") and "=" in override:
+            yield override.partition("=")[0].lstrip("+")

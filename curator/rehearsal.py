@@ -1,0 +1,39 @@
+"""A dry run: what would run on what, what the store already has, what is missing. Hashes nothing, writes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from curator import address
+from curator.phases.measure import survey
+from curator.progress import table
+from curator.settings import Settings
+from curator.store import Store
+from curator.wiring import Plan
+
+
+def rehearsal(plan: Plan, settings: Settings) -> str:
+    """The whole report as text."""
+    skip = [Path(settings.store).absolute(), *([settings.output_folder.absolute()] if settings.output else [])]
+    shards = plan.partition.list(settings.inputs, skip)
+    store = Store(settings.store)
+    known = survey(plan, store, shards, settings.fingerprint)
+    contents = [c for k in known if k is not None for c in k.contents if c is not None]
+    seen = sum(k is not None and k.hashed for k in known)
+    samples = sum(k.samples for k in known if k is not None)
+    lines = [
+        f"input: {len(shards):,} shards, {sum(s.bytes for s in shards) / 1e6:,.1f} MB; {seen:,} known from earlier runs "
+        f"({samples:,} samples), {len(shards) - seen:,} to be looked at",
+        table("", ["stage", "stored", "to do", "weights"], [_row(plan, store, s.name, contents) for s in plan.stages]),
+    ]
+    lines += [f"{stage}: {w.missing}" for stage, ws in plan.weights.items() for w in ws if w.missing and not w.path]
+    return "\n".join([*lines, "dry run: nothing was done"])
+
+
+def _row(plan: Plan, store: Store, stage: str, contents: list[str]) -> list[str]:
+    weights = plan.weights.get(stage, ())
+    here = "" if not weights else "here" if all(w.path for w in weights) else "missing"
+    if stage not in (plan.read.name, *(s.name for s in plan.images)):
+        return [stage, "", "", here]
+    stored = sum(store.has(stage, address.measurement(plan.keys[stage], c)) for c in contents)
+    return [stage, f"{stored:,} pieces", f"{len(contents) - stored:,} pieces", here]

@@ -1,0 +1,214 @@
+"""A Hydra multirun: every job composed and checked before the first starts, all over one store and one cluster, and
+gathered into one table at the end. A job that fails does not lose the others."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import re
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from curator.cli import CONF, composed, explained, hydra_files, job_from, search_path
+from curator.commit import commit_bytes
+from curator.config import Job
+from curator.errors import ConfigError, CuratorError
+from curator.progress import Progress, table
+from curator.quoting import typed_names
+
+FOLDER_LETTERS = 120
+
+
+@dataclass
+class Row:
+    """What came of one job."""
+
+    overrides: dict[str, str]
+    folder: str = ""
+    counts: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    exit_code: int = 0
+
+
+@dataclass
+class Sweep:
+    """The jobs of one multirun as they come in."""
+
+    config_dir: Path | None
+    parent: Path
+    swept: tuple[str, ...]
+    shared: ExitStack
+    rows: list[Row] = field(default_factory=list)
+    cluster: Any = None
+    skipped: bool = False
+
+    def job(self, overrides: Sequence[str], config: DictConfig) -> None:
+        """Run one job; what it fails of is noted and not raised."""
+        chosen = {n: v for n, v in pairs(overrides).items() if not self.swept or n in self.swept}
+        row = Row(chosen, folder_name(chosen))
+        self.rows.append(row)
+        Progress.say(f"job {len(self.rows)}: {' '.join(f'{n}={v}' for n, v in chosen.items())}")
+        try:
+            self._run(row, job_from(config, overrides, self.config_dir), hydra_files(config, overrides))
+        except CuratorError as error:
+            row.error, row.exit_code = str(error), error.exit_code
+            for line in row.error.splitlines():
+                print(f"curate: {row.folder}: {line}", file=sys.stderr)
+
+    def _run(self, row: Row, job: Job, files: dict[str, str]) -> None:
+        from curator.pipeline import Pipeline
+        from curator.voice import Voice
+
+        settings = for_a_job(job, self.parent / row.folder)
+        self.skipped |= not settings["write_images"] and any(s.kind == "writer" for s in job.stages)
+        record = {"hydra": files, "config": job.shown, "job": {"number": len(self.rows) - 1, "overrides": row.overrides}}
+        result = Pipeline(job.name, job.stages).run(
+            record=record, started=self._started, voice=Voice(brief=True), **settings
+        )
+        row.counts = result.counts
+
+    def _started(self, start: Any) -> Any:
+        """The one cluster of all jobs, started by the first that needs it."""
+        if self.cluster is None:
+            self.cluster = self.shared.enter_context(start())
+        return self.cluster
+
+
+def for_a_job(job: Job, output: Path) -> dict[str, Any]:
+    """A job's settings: its own folder, and no image copied unless sweep.write says so."""
+    writes = bool(job.shown.get("sweep", {}).get("write"))
+    return {**job.settings, "output": str(output), "write_images": writes}
+
+
+def sweep(overrides: Sequence[str], config_dir: Path | None) -> int:
+    """Run every combination; gives the highest exit code of all jobs."""
+    jobs = expanded(overrides)
+    first = composed(jobs[0], config_dir)
+    parent = Path(first.output) if first.get("output") is not None else Path("multirun") / str(first.name)
+    swept = tuple(n for n in pairs(jobs[0]) if len({pairs(job).get(n) for job in jobs}) > 1)
+    if _is_basic(first):
+        _check_all(jobs, config_dir, parent, swept)
+    with ExitStack() as shared:
+        state = Sweep(config_dir, parent, swept if _is_basic(first) else (), shared)
+        try:
+            _launch(state, overrides)
+        finally:
+            _tell(state, overrides)
+    return max((row.exit_code for row in state.rows), default=0)
+
+
+def expanded(overrides: Sequence[str]) -> list[list[str]]:
+    """Every combination, as Hydra's basic sweeper makes them."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    with explained():
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return [list(job) for batch in batches for job in batch]
+
+
+def _is_basic(config: DictConfig) -> bool:
+    return str(config.hydra.sweeper._target_).endswith("BasicSweeper")
+
+
+def _check_all(jobs: Sequence[Sequence[str]], config_dir: Path | None, parent: Path, swept: Sequence[str]) -> None:
+    """Raise ConfigError with the mistakes of all jobs, each once, before any starts."""
+    from curator.pipeline import check
+    from curator.settings import checked
+
+    mistakes: dict[str, None] = {}
+    for overrides in jobs:
+        chosen = {n: v for n, v in pairs(overrides).items() if n in swept}
+        try:
+            job = job_from(composed(overrides, config_dir), overrides, config_dir)
+            settings = checked(for_a_job(job, parent / folder_name(chosen)))
+            mistakes |= dict.fromkeys(check(job.stages, settings))
+        except ConfigError as error:
+            mistakes |= dict.fromkeys(error.mistakes)
+    if mistakes:
+        raise ConfigError(list(mistakes))
+
+
+def _launch(state: Sweep, overrides: Sequence[str]) -> None:
+    """Hydra's own sweeper and launcher, whichever the config names."""
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    def one(config: DictConfig) -> float:
+        hydra = HydraConfig.get()
+        mine = [o for o in hydra.overrides.task if not o.startswith("hydra.")]
+        whole = composed(mine, state.config_dir)
+        del config
+        state.job(mine, whole)
+        return float(state.rows[-1].counts.get("kept", 0))
+
+    GlobalHydra.instance().clear()
+    with tempfile.TemporaryDirectory(prefix="curator-sweep-") as scratch, explained():
+        hydra = Hydra.create_main_hydra2("curate", create_config_search_path(f"file://{CONF}"))
+        places = [f"hydra.sweep.dir={scratch}", f"hydra.run.dir={scratch}", *search_path(state.config_dir)]
+        hydra.multirun("config", one, [*overrides, *places])
+        GlobalHydra.instance().clear()
+
+
+def pairs(overrides: Sequence[str]) -> dict[str, str]:
+    """Setting -> value, as typed."""
+    values = [o.partition("=")[2] for o in overrides if not o.startswith("~") and "=" in o]
+    return dict(zip(typed_names(overrides), values, strict=True))
+
+
+def folder_name(chosen: dict[str, str]) -> str:
+    """A plain, readable folder for a job: `aesthetic.score_threshold=0.4__dedup.similarity_threshold=0.9`."""
+    text = "__".join(f"{name}={value}" for name, value in chosen.items()) or "job"
+    plain = re.sub(r"[^A-Za-z0-9._=-]+", "-", text).strip("-.")
+    if len(plain) > FOLDER_LETTERS or plain != text:
+        plain = f"{plain[:FOLDER_LETTERS]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return plain
+
+
+def _tell(state: Sweep, overrides: Sequence[str]) -> None:
+    """The table of survivors, on the terminal and as sweep.csv."""
+    if not state.rows:
+        return
+    names = list(dict.fromkeys(name for row in state.rows for name in row.overrides))
+    stages = list(dict.fromkeys(s for row in state.rows for s in row.counts.get("by_stage", {})))
+    header = [*names, "inputs", "kept", *(f"dropped by {s}" for s in stages), "failed", "exit"]
+    lines = [_cells(row, names, stages) for row in state.rows]
+    print(table("", ["job", *header], [[str(n), *line] for n, line in enumerate(lines)]))
+    text = io.StringIO()
+    csv.writer(text).writerows([["folder", *header, "error"]])
+    csv.writer(text).writerows([row.folder, *line, row.error] for row, line in zip(state.rows, lines, strict=True))
+    state.parent.mkdir(parents=True, exist_ok=True)
+    commit_bytes(state.parent / "sweep.csv", text.getvalue().encode())
+    print(f"the table is in {state.parent / 'sweep.csv'}")
+    if state.skipped:
+        print(f"no image was copied. To write the setting you like: {_command(state.rows[-1], overrides)}")
+
+
+def _cells(row: Row, names: Sequence[str], stages: Sequence[str]) -> list[str]:
+    counts = row.counts
+    by = counts.get("by_stage", {})
+    dropped = [str(by.get(s, {}).get("dropped", 0)) if counts else "" for s in stages]
+    told = [str(counts.get(n, "")) for n in ("inputs", "kept")]
+    return [*(row.overrides.get(n, "") for n in names), *told, *dropped, str(counts.get("failed", "")), str(row.exit_code)]
+
+
+def _command(row: Row, overrides: Sequence[str]) -> str:
+    """The single run that writes one row's setting."""
+    same = [
+        o.lstrip("+") for o in overrides
+        if o.partition("=")[0].lstrip("+") not in {*row.overrides, "output"} and not o.startswith("hydra.")
+    ]  # fmt: skip
+    chosen = [f"{name}={value}" for name, value in row.overrides.items()]
+    return " ".join(["curate", *(shlex.quote(o) for o in [*same, *chosen]), "output=out"])
