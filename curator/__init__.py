@@ -1,1 +1,69 @@
-"""Curator: large image collections in, curated datasets out."""
+"""Curator: large image collections in, curated datasets out.
+
+Everything a script or a stage of one's own needs, imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_WHERE = {
+    "Pipeline": "curator.pipeline",
+    "Result": "curator.pipeline",
+    "FilePartitioningStage": "curator.stages.partition",
+    "ImageReaderStage": "curator.stages.read",
+    "ImageEmbeddingStage": "curator.stages.embed",
+    "ImageNSFWFilterStage": "curator.stages.nsfw",
+    "ImageAestheticFilterStage": "curator.stages.aesthetic",
+    "SemanticDeduplicationStage": "curator.stages.dedup",
+    "ImageWriterStage": "curator.stages.write",
+    **dict.fromkeys(
+        (
+            "Array", "Choice", "Column", "Columns", "Embedding", "ImageBatch", "Mask", "Pixels", "ProcessingStage",
+            "Weights", "Worker", "decides", "measures", "speeds",
+        ),
+        "curator.stage",
+    ),
+    "CuratorError": "curator.errors",
+    "ConfigError": "curator.errors",
+}  # fmt: skip
+__all__ = sorted(_WHERE)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'curator' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+if TYPE_CHECKING:
+    from curator.errors import ConfigError as ConfigError
+    from curator.errors import CuratorError as CuratorError
+    from curator.pipeline import Pipeline as Pipeline
+    from curator.pipeline import Result as Result
+    from curator.stage import Array as Array
+    from curator.stage import Choice as Choice
+    from curator.stage import Column as Column
+    from curator.stage import Columns as Columns
+    from curator.stage import Embedding as Embedding
+    from curator.stage import ImageBatch as ImageBatch
+    from curator.stage import Mask as Mask
+    from curator.stage import Pixels as Pixels
+    from curator.stage import ProcessingStage as ProcessingStage
+    from curator.stage import Weights as Weights
+    from curator.stage import Worker as Worker
+    from curator.stage import decides as decides
+    from curator.stage import measures as measures
+    from curator.stage import speeds as speeds
+    from curator.stages.aesthetic import ImageAestheticFilterStage as ImageAestheticFilterStage
+    from curator.stages.dedup import SemanticDeduplicationStage as SemanticDeduplicationStage
+    from curator.stages.embed import ImageEmbeddingStage as ImageEmbeddingStage
+    from curator.stages.nsfw import ImageNSFWFilterStage as ImageNSFWFilterStage
+    from curator.stages.partition import FilePartitioningStage as FilePartitioningStage
+    from curator.stages.read import ImageReaderStage as ImageReaderStage
+    from curator.stages.write import ImageWriterStage as ImageWriterStage

@@ -102,13 +102,19 @@ def _write_tar(
             matched = matched or hashlib.sha256(content).hexdigest() == expected
             suffix = sample.suffix_of(member)
             name = key + b"." + suffix if suffix else key
-            size += _add(file, name, content)
+            size += add_member(file, name, content)
         if not matched:
             raise changed(shard, image)
         suffixes.add(tuple(sorted(sample.suffix_of(m).decode("utf-8", "backslashreplace") for m in sample.members)))
-    end = bytes(2 * BLOCK)
-    file.write(end + bytes(-(size + len(end)) % RECORD))
+    end = end_of_archive(size)
+    file.write(end)
     return size + len(end)
+
+
+def end_of_archive(size: int) -> bytes:
+    """What closes a tar of `size` bytes: two blocks of zeros, filled up to a record."""
+    end = 2 * BLOCK
+    return bytes(end + -(size + end) % RECORD)
 
 
 def changed(shard: str, image: str) -> InputChanged:
@@ -142,7 +148,7 @@ def _read(source: Any, shard: str | None, members: Sequence[Member]) -> Iterator
         raise changed(str(shard), str(error)) from error
 
 
-def _add(file: IO[bytes], name: bytes, content: bytes) -> int:
+def add_member(file: IO[bytes], name: bytes, content: bytes) -> int:
     """One member; gives the bytes that it took."""
     extended = b""
     if len(name) > NAME_BYTES or len(content) > LARGEST_OCTAL:
