@@ -28,7 +28,7 @@ _WHERE = {
     "CuratorError": "curator.errors",
     "ConfigError": "curator.errors",
 }  # fmt: skip
-__all__ = sorted(_WHERE)  # noqa: PLE0605
+__all__ = sorted(_WHERE)
 
 
 def __getattr__(name: str) -> Any:

@@ -174,24 +174,27 @@ def composed(overrides: Sequence[str], config_dir: Path | None) -> DictConfig:
 
 def job_from(config: DictConfig, overrides: Sequence[str], config_dir: Path | None) -> Job:
     """The run that a composed config describes."""
-    from omegaconf import OmegaConf, open_dict
-
     from curator.config import job_of
 
-    plain = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
-    with open_dict(plain):
-        plain.pop("hydra", None)
-    return job_of(plain, list(typed_names(overrides)), config_dir)
+    return job_of(without_hydra(config), list(typed_names(overrides)), config_dir)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """Curator's own part of a composed config, unresolved."""
+    from omegaconf import DictConfig, OmegaConf
+
+    whole = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(whole, dict)
+    return DictConfig({k: v for k, v in whole.items() if k != "hydra"})
 
 
 def hydra_files(config: DictConfig, overrides: Sequence[str]) -> dict[str, str]:
     """The three files that Hydra leaves with a run, by name."""
     from omegaconf import OmegaConf
 
-    job = {k: v for k, v in OmegaConf.to_container(config, resolve=False).items() if k != "hydra"}  # type: ignore[union-attr]
     typed = [o for o in overrides if not o.startswith("hydra.")]
     return {
-        "config.yaml": OmegaConf.to_yaml(OmegaConf.create(job)),
+        "config.yaml": OmegaConf.to_yaml(without_hydra(config)),
         "overrides.yaml": OmegaConf.to_yaml(OmegaConf.create(typed)),
         "hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"job": {"override": typed}})),
     }
@@ -206,17 +209,21 @@ def start(job: Job, files: dict[str, str], **shared: Any) -> int:
 
 
 def _printed(config: DictConfig, what: str) -> str:
-    from omegaconf import OmegaConf, open_dict
+    from omegaconf import OmegaConf
 
-    with open_dict(config):
-        shown = {"job": [k for k in config if k != "hydra"], "hydra": ["hydra"], "all": list(config)}[what]
-        return OmegaConf.to_yaml(OmegaConf.masked_copy(config, [str(k) for k in shown]))
+    if what == "job":
+        return OmegaConf.to_yaml(without_hydra(config))
+    return OmegaConf.to_yaml(config if what == "all" else OmegaConf.masked_copy(config, ["hydra"]))
 
 
 def help_page() -> str:
     """Usage, recipes, stages and options, from the YAMLs' own first lines."""
     parts = [USAGE]
-    for title, folder in (("Recipes (recipe=NAME)", "recipe"), ("Stages", "stages"), ("Clusters (cluster=NAME)", "cluster")):
+    for title, folder in (
+        ("Recipes (recipe=NAME)", "recipe"),
+        ("Stages", "stages"),
+        ("Clusters (cluster=NAME)", "cluster"),
+    ):
         rows = [(path.stem, _caption(path)) for path in sorted((CONF / folder).glob("*.yaml"))]
         parts.append(f"{title}:\n" + "\n".join(f"  {name:<20} {caption}" for name, caption in rows) + "\n")
     parts.append(OPTIONS)

@@ -178,7 +178,7 @@ class Cluster:
 
     def _result(self, future: Any, item: Any) -> Any:
         from distributed import CancelledError, KilledWorker
-        from distributed.comm import CommClosedError
+        from distributed.comm.core import CommClosedError
 
         try:
             return future.result()
@@ -203,7 +203,9 @@ class Cluster:
             if theirs != mine:
                 problems.append(f"worker {worker} has Curator {theirs}, this is {mine}: install the same everywhere")
             if missing:
-                problems.append(f"worker {worker} does not see {', '.join(missing)}: use a path that all machines share")
+                problems.append(
+                    f"worker {worker} does not see {', '.join(missing)}: use a path that all machines share"
+                )
         if problems:
             raise ClusterError("\n".join(problems))
 
@@ -215,7 +217,8 @@ class Cluster:
         line = f"{workers} {shape.kind} worker{'s' if workers != 1 else ''} on {shape.device}, {threads} threads each"
         return {
             "kind": shape.kind, "device": shape.device, "workers": workers, "threads": shape.threads,
-            "in_flight": shape.in_flight, "cores": machine.cores(), "memory_bytes": machine.memory_bytes(), "line": line,
+            "in_flight": shape.in_flight, "cores": machine.cores(), "memory_bytes": machine.memory_bytes(),
+            "line": line,
         }  # fmt: skip
 
 
@@ -236,7 +239,9 @@ def shape_of(settings: ClusterSettings, model_bytes: int, in_flight_per_gpu: int
         return Shape("cuda", "cuda", n_workers, settings.threads or share, in_flight, settings.decoders or share)
     n_workers = settings.n_workers or _workers_that_fit(model_bytes)
     share = max(1, machine.cores() // n_workers)
-    return Shape("local", "cpu", n_workers, settings.threads or share, settings.in_flight or 2, settings.decoders or share)
+    return Shape(
+        "local", "cpu", n_workers, settings.threads or share, settings.in_flight or 2, settings.decoders or share
+    )
 
 
 def _workers_that_fit(model_bytes: int) -> int:
@@ -307,8 +312,8 @@ def _client(settings: ClusterSettings) -> Any:
         client.wait_for_workers(1, timeout=10)
     except (OSError, TimeoutError) as error:
         raise ClusterError(
-            f"cluster.address: no scheduler with workers answers at {settings.address} within 10 s. Is `dask scheduler` "
-            "running there, and `dask worker` with it?"
+            f"cluster.address: no scheduler with workers answers at {settings.address} within 10 s. Is "
+            "`dask scheduler` running there, and `dask worker` with it?"
         ) from error
     return client
 
@@ -329,11 +334,12 @@ def _look_around(paths: Sequence[str]) -> tuple[str, list[str]]:
 class _Here:
     """What this process is; a driver that works inline is one worker with all cores."""
 
-    device = "cpu"
-    threads: int | None = None
-    decoders: int | None = None
-    counts: Counter[str] = Counter()
-    sent = 0.0
+    def __init__(self) -> None:
+        self.device = "cpu"
+        self.threads: int | None = None
+        self.decoders: int | None = None
+        self.counts: Counter[str] = Counter()
+        self.sent = 0.0
 
 
 _here = _Here()
@@ -427,7 +433,8 @@ def _send() -> None:
 def inline(
     fn: Callable[[Any], Any], items: Iterable[Any], *, threads: int = 1, on_progress: Any = None
 ) -> Iterator[Any]:
-    """The same as `Cluster.each` in this process: nothing is started."""
+    """The same as `Cluster.each` in this process: nothing is started, and nothing reported."""
+    del on_progress
     if threads == 1:
         yield from map(fn, items)
         return

@@ -95,9 +95,7 @@ def _nested(place: str, value: Any) -> Iterator[str]:
             yield from _nested(f"{place}[{n}]", inner)
 
 
-def _stray(
-    name: str, value: Any, typed: Sequence[str], nodes: Mapping[str, Any], config_dir: Path | None
-) -> list[str]:
+def _stray(name: str, value: Any, typed: Sequence[str], nodes: Mapping[str, Any], config_dir: Path | None) -> list[str]:
     """A key that is neither a stage of this run nor a setting: left over by a recipe, or a mistake."""
     chosen = [n for n, v in nodes.items() if isinstance(v, dict) and "_target_" in v]
     if isinstance(value, dict) and name in known_stages(config_dir):
@@ -105,7 +103,9 @@ def _stray(
         return [f"{t}: set, but {name} is not in stages=[{','.join(chosen)}]." for t in set_here]
     near = meant(name, [*Settings.model_fields, *known_stages(config_dir)])
     inside = [f"{name}.{key}" for key in value] if isinstance(value, dict) else [name]
-    return [f"{place}: no such {'stage or setting' if isinstance(value, dict) else 'setting'}.{near}" for place in inside]
+    return [
+        f"{place}: no such {'stage or setting' if isinstance(value, dict) else 'setting'}.{near}" for place in inside
+    ]
 
 
 def known_stages(config_dir: Path | None) -> list[str]:
@@ -136,9 +136,7 @@ def _settings_mistakes(settings: Mapping[str, Any]) -> list[str]:
     return mistakes
 
 
-def _further(
-    stages: Sequence[ProcessingStage], nodes: Mapping[str, Any], settings: Mapping[str, Any]
-) -> list[str]:
+def _further(stages: Sequence[ProcessingStage], nodes: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """Mistakes of the whole that show although some settings are wrong: where all stages could be built."""
     if len(stages) != sum(isinstance(v, dict) and "_target_" in v for v in nodes.values()):
         return []

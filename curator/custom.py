@@ -14,7 +14,6 @@ import importlib.util
 import inspect
 import sys
 import types
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -161,10 +160,10 @@ def stage_class(target: Any, where: str, config_dir: Path | None) -> StageClass:
         raise ConfigError(
             f"{where}._target_: {file} is called like the module {stem} that Python can import. Give it another name."
         )
-    return _checked(_from_file(file, class_name, target, where), target, where)
+    return _checked(_from_file(file, class_name, where), target, where)
 
 
-def _from_file(file: Path, class_name: str, target: str, where: str) -> Any:
+def _from_file(file: Path, class_name: str, where: str) -> Any:
     try:
         module = module_from_text(file.stem, file.read_text())
     except Exception as error:  # the user's own code: say where, and what Python said
@@ -206,5 +205,3 @@ def _no_stage(target: str, where: str, config_dir: Path | None) -> str:
         f"{where}._target_ names {target}, which is no stage of Curator,{place} or of an installed plug-in. "
         "A stage of your own is FILE.CLASS for a file FILE.py directly under --config-dir."
     )
-
-

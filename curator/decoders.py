@@ -117,7 +117,7 @@ class Child:
     """One decoder process."""
 
     def __init__(self, hello: bytes) -> None:
-        self.errors: IO[bytes] = tempfile.TemporaryFile()
+        self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the child
         self.process = subprocess.Popen(
             [sys.executable, "-m", "curator.decoder_child", str(os.getpid())],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, bufsize=0,

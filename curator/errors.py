@@ -1,15 +1,15 @@
 """Everything Curator raises, and the short list of ways in which one input can fail.
 
-    CuratorError                 what went wrong, in words for a person; `exit_code` for the shell
-    ├── ConfigError         2    the config or the command is wrong: every mistake at once
-    ├── TooManyFailed       3    more inputs failed than `max_failed` allows: nothing was written
-    └── OutsideError        4    the world failed; what was measured is kept
-        ├── InputChanged         an input is not what was measured
-        ├── StoreError           the store cannot be read, written or locked
-        ├── WeightsError         a weights file is missing, cut short or not the one it should be
-        └── ClusterError         workers or scheduler were lost, or never reached
+CuratorError                 what went wrong, in words for a person; `exit_code` for the shell
+├── ConfigError         2    the config or the command is wrong: every mistake at once
+├── TooManyFailed       3    more inputs failed than `max_failed` allows: nothing was written
+└── OutsideError        4    the world failed; what was measured is kept
+    ├── InputChanged         an input is not what was measured
+    ├── StoreError           the store cannot be read, written or locked
+    ├── WeightsError         a weights file is missing, cut short or not the one it should be
+    └── ClusterError         workers or scheduler were lost, or never reached
 
-    Fault                        one image that cannot be used: becomes a row, never an exception for the user
+Fault                        one image that cannot be used: becomes a row, never an exception for the user
 """
 
 from __future__ import annotations
@@ -87,9 +87,7 @@ class Cause(StrEnum):
     NO_END_MARKER = "no_end_marker"
 
 
-TRANSIENT = frozenset(
-    {Cause.DECODER_CRASHED, Cause.DECODER_TIMEOUT, Cause.DECODER_OUT_OF_MEMORY}
-)
+TRANSIENT = frozenset({Cause.DECODER_CRASHED, Cause.DECODER_TIMEOUT, Cause.DECODER_OUT_OF_MEMORY})
 """Faults of the machine, not of the bytes: their rows stay open and the next run tries them again."""
 
 

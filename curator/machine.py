@@ -33,7 +33,7 @@ def memory_bytes(root: Path = CGROUP) -> int:
     """Memory that we may use: the smaller of what is built in and what the cgroup allows."""
     import psutil
 
-    limits = [psutil.virtual_memory().total]
+    limits: list[int] = [psutil.virtual_memory().total]
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):
             limits.append(int((root / name).read_text()))

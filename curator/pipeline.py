@@ -28,12 +28,12 @@ from curator.phases.decide import Verdicts, decide
 from curator.phases.gather import Found, Missing, Rows, find, gather
 from curator.phases.measure import Census, measure
 from curator.phases.write import StoredSource, write
-from curator.voice import Voice
 from curator.record import run_identity, run_record
 from curator.rehearsal import rehearsal
 from curator.settings import DEMO_FOLDER, Settings, completed, settled
 from curator.stage import Each, ProcessingStage
 from curator.store import Store
+from curator.voice import Voice
 from curator.wiring import Plan, wire
 
 TRIES = 3  # a damaged object is set aside when it is met, and then measured again
@@ -76,7 +76,8 @@ class Pipeline:
         """Measure, decide, write. Keyword arguments are the top-level keys of the config.
 
         `started` gives the cluster that several runs share, making it by what it is handed; `record` is what the
-        command line adds to run.json. Raises ConfigError with every mistake at once, before any work, and other CuratorErrors as `errors.py` tells.
+        command line adds to run.json. Raises ConfigError with every mistake at once, before any work, and other
+        CuratorErrors as `errors.py` tells.
         """
         voice = voice or Voice()
         stages, run_settings = settled(self.stages, settings, voice)
@@ -189,7 +190,9 @@ class Run:
 
     def _model_size(self) -> dict[str, Any]:
         sizes = [w.path.stat().st_size for ws in self.plan.weights.values() for w in ws if w.path and w.path.is_file()]
-        share = min((s.num_gpus_per_worker for s in self.plan.images if hasattr(s, "num_gpus_per_worker")), default=0.25)
+        share = min(
+            (s.num_gpus_per_worker for s in self.plan.images if hasattr(s, "num_gpus_per_worker")), default=0.25
+        )
         return {"model_bytes": sum(sizes), "in_flight_per_gpu": max(1, round(1 / share))}
 
     def _decided(self, rows: Rows, found: Mapping[str, Found]) -> Verdicts:

@@ -13,7 +13,8 @@ from curator.errors import ConfigError
 
 GROUPS = ("stages", "cluster", "recipe", "experiment")
 PATHS = frozenset(
-    "input output store model_dir pretrained address local_directory tls_ca tls_cert tls_key file_paths output_dir".split()
+    "input output store model_dir pretrained address local_directory tls_ca tls_cert tls_key file_paths "
+    "output_dir".split()
 )
 """Settings whose values are paths or addresses, by the last part of their name."""
 
@@ -37,7 +38,7 @@ def _prepared(override: str, multirun: bool) -> str:
     name, equals, value = override.partition("=")
     plain = name.lstrip("+")
     if not equals or not re.fullmatch(r"[\w./@:-]+", plain):
-        raise ConfigError(f"{override}: is no setting. Write name=value, such as output=out or aesthetic.score_threshold=0.6.")
+        raise ConfigError(f"{override}: is no setting. Write name=value, such as output=out or read.max_pixels=1000.")
     if plain in GROUPS and not multirun and _commas(value):
         raise ConfigError(
             f"{override}: a list is written in brackets, '{plain}=[{value}]'; values with commas between them are a "

@@ -80,9 +80,7 @@ def run_record(
         },
         "keys": plan.keys,
         "spaces": {s.name: s.space for s in plan.images if "embedding" in s.gives},
-        "inputs": [
-            {"shard": k.shard.given, "samples": k.samples, "contents": list(k.contents)} for k in census.shards
-        ],
+        "inputs": [{"shard": k.shard.given, "samples": k.samples, "contents": list(k.contents)} for k in census.shards],
         "weights": {stage: [w.id for w in ws] for stage, ws in plan.weights.items() if ws},
         "measured_with": census.provenance,
         "cluster": cluster.describe() if cluster is not None else {"kind": "none", "line": "all came from the store"},

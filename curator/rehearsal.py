@@ -22,7 +22,7 @@ def rehearsal(plan: Plan, settings: Settings) -> str:
     seen = sum(k is not None and k.hashed for k in known)
     samples = sum(k.samples for k in known if k is not None)
     lines = [
-        f"input: {len(shards):,} shards, {sum(s.bytes for s in shards) / 1e6:,.1f} MB; {seen:,} known from earlier runs "
+        f"input: {len(shards):,} shards, {sum(s.bytes for s in shards) / 1e6:,.1f} MB; {seen:,} known from before "
         f"({samples:,} samples), {len(shards) - seen:,} to be looked at",
         table("", ["stage", "stored", "to do", "weights"], [_row(plan, store, s.name, contents) for s in plan.stages]),
     ]

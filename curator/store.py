@@ -63,7 +63,9 @@ class Store:
             self._check_format()
             lock = open(self.root / ".lock", "ab")  # noqa: SIM115 - closed below, held for the whole run
         except OSError as error:
-            raise StoreError(f"{self.root}: the store cannot be used: {error.strerror}. store=PATH moves it.") from error
+            raise StoreError(
+                f"{self.root}: the store cannot be used: {error.strerror}. store=PATH moves it."
+            ) from error
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -114,9 +116,7 @@ class Store:
         table = pa.ipc.open_stream(pa.BufferReader(buffer.slice(0, buffer.size - TRAILER))).read_all()
         return Object(table, json.loads((table.schema.metadata or {}).get(HEADER, b"{}")))
 
-    def put(
-        self, folder: str, address: str, table: pa.Table, header: dict[str, Any], shelf: str | None = None
-    ) -> None:
+    def put(self, folder: str, address: str, table: pa.Table, header: dict[str, Any], shelf: str | None = None) -> None:
         """Store a table under its address, whole or not at all; with `open` in its header, to be replaced."""
         final = self.path(folder, address, shelf)
         left_open = final.with_name(final.name + OPEN)

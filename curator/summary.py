@@ -87,7 +87,7 @@ def _closing(total: dict[str, Any], run: dict[str, Any], output: str, plan: Plan
     )
     yield from _remarks(run)
     yield f"the result is in {output}"
-    yield from _next(plan, output)
+    yield from _next(plan)
 
 
 def _remarks(run: dict[str, Any]) -> Iterator[str]:
@@ -101,7 +101,7 @@ def _remarks(run: dict[str, Any]) -> Iterator[str]:
         yield f"{run['open']:,} images failed by this machine's fault; run the same command again to retry them"
 
 
-def _next(plan: Plan, output: str) -> Iterator[str]:
+def _next(plan: Plan) -> Iterator[str]:
     tunable = [s for s in plan.images if hasattr(s, "score_threshold")]
     if tunable:
         stage = tunable[-1]

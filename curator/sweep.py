@@ -70,7 +70,11 @@ class Sweep:
 
         settings = for_a_job(job, self.parent / row.folder)
         self.skipped |= not settings["write_images"] and any(s.kind == "writer" for s in job.stages)
-        record = {"hydra": files, "config": job.shown, "job": {"number": len(self.rows) - 1, "overrides": row.overrides}}
+        record = {
+            "hydra": files,
+            "config": job.shown,
+            "job": {"number": len(self.rows) - 1, "overrides": row.overrides},
+        }
         result = Pipeline(job.name, job.stages).run(
             record=record, started=self._started, voice=Voice(brief=True), **settings
         )
@@ -201,7 +205,13 @@ def _cells(row: Row, names: Sequence[str], stages: Sequence[str]) -> list[str]:
     by = counts.get("by_stage", {})
     dropped = [str(by.get(s, {}).get("dropped", 0)) if counts else "" for s in stages]
     told = [str(counts.get(n, "")) for n in ("inputs", "kept")]
-    return [*(row.overrides.get(n, "") for n in names), *told, *dropped, str(counts.get("failed", "")), str(row.exit_code)]
+    return [
+        *(row.overrides.get(n, "") for n in names),
+        *told,
+        *dropped,
+        str(counts.get("failed", "")),
+        str(row.exit_code),
+    ]
 
 
 def _command(row: Row, overrides: Sequence[str]) -> str:

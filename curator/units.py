@@ -38,4 +38,6 @@ def readable(size: int) -> str:
         if value < 1024 or unit == "TiB":
             break
         value /= 1024
-    return f"{value:,.0f} {unit}" if value == int(value) and value >= 100 or unit == "bytes" else f"{value:,.1f} {unit}"
+    return (
+        f"{value:,.0f} {unit}" if unit == "bytes" or (value >= 100 and value == int(value)) else f"{value:,.1f} {unit}"
+    )

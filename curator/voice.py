@@ -1,4 +1,4 @@
-"""What a run says to a person: lines as it goes, a bar while it measures, tables at its end; and the log of all that."""
+"""What a run says to a person: lines as it goes, a bar while it measures, tables at its end; and the log of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from curator.wiring import Plan
 
 
 class Voice:
-    """Speaks while a run works. `quiet` says nothing on the terminal, `brief` shows no tables; both log all the same."""
+    """Speaks while a run works. `quiet` says nothing on the terminal, `brief` shows no tables; both log it all."""
 
     def __init__(self, quiet: bool = False, brief: bool = False) -> None:
         self.quiet, self.brief = quiet, brief

@@ -43,7 +43,7 @@ class Sample:
     notes: tuple[str, ...] = ()  # codes such as "duplicate_key", "joined_archive"
 
     def suffix_of(self, member: Member) -> bytes:
-        """What of a member's name stands behind the key and its dot: `jpg`, `left.jpg`; behind the last dot elsewise."""
+        """What of a member's name stands behind the key and its dot: `jpg`, `left.jpg`; else behind the last dot."""
         if member.name.startswith(self.key + b"."):
             return member.name[len(self.key) + 1 :]
         return member.name.rpartition(b"/")[2].rpartition(b".")[2] if b"." in member.name else b""

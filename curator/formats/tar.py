@@ -72,14 +72,14 @@ class Blocks:
         return 0 <= offset - self._start <= WINDOW
 
 
-def index_tar(path: str, name: str, max_bytes: int) -> TarIndex:
+def index_tar(path: str, max_bytes: int) -> TarIndex:
     """Every member of a tar. Damage is told in the index; raises OSError where the file cannot be read at all."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         size = os.fstat(descriptor).st_size
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-        return Walk(Blocks(descriptor, size), name, max_bytes).index
+        return Walk(Blocks(descriptor, size), max_bytes).index
     finally:
         os.close(descriptor)
 
@@ -87,7 +87,7 @@ def index_tar(path: str, name: str, max_bytes: int) -> TarIndex:
 class Walk:
     """One way through a tar, from header to header."""
 
-    def __init__(self, blocks: Blocks, name: str, max_bytes: int) -> None:
+    def __init__(self, blocks: Blocks, max_bytes: int) -> None:
         self.blocks, self.max_bytes = blocks, max_bytes
         self.index = TarIndex()
         self.notes: tuple[str, ...] = ()

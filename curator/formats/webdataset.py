@@ -18,7 +18,7 @@ class TarReader:
 
     def index(self, shard: Shard, max_bytes: int) -> ShardIndex:
         """The samples of a tar; damage is told, never raised. OSError where it cannot be opened at all."""
-        found = index_tar(shard.path, shard.given, max_bytes)
+        found = index_tar(shard.path, max_bytes)
         samples = grouped(found.members)
         return ShardIndex(samples, cut(samples), found.damage(shard.given), found.directories)
 

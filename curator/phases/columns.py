@@ -62,7 +62,7 @@ class Rows:
             self.arrays[name][rows[finite]] = np.asarray(values[name])[finite]
         self.has[rows[finite]] = True
         for position in np.flatnonzero(~finite):
-            self.fail(int(rows[position]), Cause.SCORE_NOT_FINITE, self._not_finite(values, position))
+            self.fail(int(rows[position]), Cause.SCORE_NOT_FINITE, self._not_finite(values, int(position)))
 
     def _not_finite(self, values: Mapping[str, Array], position: int) -> str:
         wrong = [n for n in self.gives if not np.isfinite(np.asarray(values[n])[position]).all()]

@@ -37,9 +37,9 @@ class Verdicts:
     @classmethod
     def of(cls, count: int) -> Verdicts:
         """N rows, all kept so far."""
-        texts = [np.full(count, None, object) for _ in range(3)]
-        flags = np.full(count, "", object)
-        return cls(np.zeros(count, np.int8), *texts, flags, np.full(count, -1, np.int64), np.full(count, np.nan))
+        stage, cause, reason = (np.full(count, None, object) for _ in range(3))
+        nobody, never = np.full(count, -1, np.int64), np.full(count, np.nan)
+        return cls(np.zeros(count, np.int8), stage, cause, reason, np.full(count, "", object), nobody, never)
 
     @property
     def alive(self) -> Mask:
@@ -47,7 +47,7 @@ class Verdicts:
         mask: Mask = self.status == KEPT
         return mask
 
-    def note(self, stage: str, rows: Array, status: int, cause: Sequence[str] | str, reason: Sequence[str]) -> None:
+    def note(self, stage: str, rows: Array, status: int, cause: Any, reason: Sequence[str]) -> None:
         """Decide about some rows."""
         self.status[rows] = status
         self.stage[rows] = stage
@@ -99,7 +99,7 @@ def _filter(verdicts: Verdicts, stage: Any, rows: pa.Table) -> None:
     places = np.flatnonzero(verdicts.alive & valid(rows, names))
     columns = {name: column[places] for name, column in as_columns(rows, names).items()}
     mask = np.asarray(stage.keep(columns))
-    assert mask.dtype == bool and mask.shape == places.shape, f"{stage.name}.keep must give one bool per row"
+    assert (mask.dtype, mask.shape) == (bool, places.shape), f"{stage.name}.keep must give one bool per row"
     out = places[~mask]
     cause, reason = reasons(stage, {name: column[~mask] for name, column in columns.items()})
     _drop(verdicts, stage, out, cause, reason)

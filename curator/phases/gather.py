@@ -5,6 +5,7 @@ Both are stored under the address of what they gather, so that a re-decide opens
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +117,9 @@ def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, log: 
         if missing := [a for a in distinct if store.get(feed, a) is None]:
             raise Missing(f"{feed} {missing[0]}")
         log(f"{stage.name}: comparing {sum(k.samples for k in census.shards):,} images")
+        begin = time.monotonic()
         table = stage.find(StoredVectors(store, feed, distinct), each)
+        census.seconds[stage.name] += time.monotonic() - begin
         is_open = any(not store.has(feed, a) for a in distinct)
         header = {"floor": getattr(stage, "similarity_floor", None), "collection": collection, "open": is_open}
         store.put(stage.name, place, table, header, shelf)

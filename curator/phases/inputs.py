@@ -1,4 +1,4 @@
-"""What each input file holds: its samples and where their bytes lie, remembered so that an unchanged file is not read again.
+"""What each input file holds: its samples and where their bytes lie, so that an unchanged file is not read again.
 
 The record of a shard is a cache in the store, found by the file's absolute path and trusted while the file's stamp
 (size, mtime) and the reader's settings are the same.

@@ -6,7 +6,7 @@ something is missing: when all is stored, no worker is started.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -47,7 +47,9 @@ class Census:
     shards: list[Known]
     decoded: int = 0
     measured: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)  # spent on each stage, over all workers
+    seconds: dict[str, float] = field(
+        default_factory=lambda: defaultdict(float)
+    )  # spent on each stage, over all workers
     damaged: list[str] = field(default_factory=list)
     provenance: dict[str, list[str]] = field(default_factory=dict)  # by stage: what its columns were computed with
 
@@ -125,7 +127,8 @@ def _note(store: Store, census: Census, contents: dict[int, list[str | None]], o
     """Take in what a task did; a shard whose last piece was hashed is remembered."""
     census.decoded += outcome.decoded
     census.measured += outcome.measured
-    census.seconds += outcome.seconds
+    for stage, seconds in outcome.seconds.items():
+        census.seconds[stage] += seconds
     census.damaged += outcome.damaged
     for (shard, piece), content in outcome.contents.items():
         contents[shard][piece] = content

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -48,15 +48,8 @@ class Outcome:
     contents: dict[tuple[int, int], str] = field(default_factory=dict)
     decoded: int = 0
     measured: Counter[str] = field(default_factory=Counter)  # rows by stage
-    seconds: Counter[str] = field(default_factory=Counter)  # by stage
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # by stage
     damaged: list[str] = field(default_factory=list)
-
-
-def measure_partition(task: tuple[bytes, tuple[PieceRef, ...]]) -> Outcome:
-    """Measure everything that the store lacks of these pieces. The first part of `task` is a pickled Work."""
-    pickled, refs = task
-    work: Work = cluster.keep(("work", hashlib.sha256(pickled).digest()), lambda: cloudpickle.loads(pickled))
-    return Partition(work).measure(refs)
 
 
 def measure_partition(task: tuple[bytes, tuple[PieceRef, ...]]) -> Outcome:
@@ -148,6 +141,7 @@ class Partition:
             return image  # type: ignore[no-any-return]
         if piece.read is not None:
             piece.read.fail(row, image)
+        cluster.report(done=1, failed=1)
         return None
 
     def _settle(self, piece: Piece, row: int, result: Decoded | Fault) -> None:
@@ -173,7 +167,7 @@ class Partition:
         return not isinstance(result, Fault) and any(piece.lacks_row(name, row) for name in piece.wanted)
 
     def _fail_everywhere(self, piece: Piece, row: int, fault: Fault) -> None:
-        """An image that was read well before and is not now: the machine's doing; its rows stay open where they lack."""
+        """An image that was read well before and is not now: the machine's doing; its rows stay open."""
         for name in piece.wanted:
             if piece.lacks_row(name, row):
                 piece.wanted[name].fail(row, fault.cause, fault.detail)
@@ -253,7 +247,9 @@ class Partition:
     def _stored(self, piece: Piece, stage: str) -> pa.Table:
         stored = piece.stored(stage)
         if stored is None:
-            raise StoreError(f"{self.store.path(stage, piece.address(stage))}: went missing; run the same command again.")
+            raise StoreError(
+                f"{self.store.path(stage, piece.address(stage))}: went missing; run the same command again."
+            )
         return stored.table
 
 

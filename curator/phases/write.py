@@ -1,4 +1,4 @@
-"""The third phase: the kept rows go to the writers, which copy the bytes that came in. Decodes nothing, knows no format."""
+"""The third phase: kept rows go to the writers, which copy the bytes that came in. Decodes nothing, knows no format."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ class StoredSource:
         if stamp != known.stamp:
             self.forget(shard)
             raise InputChanged(
-                f"{shard}: changed since it was measured; nothing was replaced. Run the same command again to measure it."
+                f"{shard}: changed since it was measured; nothing was replaced. Run the same command again to "
+                "measure it."
             )
 
     def forget(self, shard: str) -> None:

@@ -12,7 +12,19 @@ from pydantic import model_validator
 from curator.pairs.blocks import Near, folded, near_pairs
 from curator.pairs.representatives import keep_representatives
 from curator.stage import (
-    Array, Choice, Column, Columns, Each, Embedding, Mask, Need, ProcessingStage, Vectors, decides, measures, speeds,
+    Array,
+    Choice,
+    Column,
+    Columns,
+    Each,
+    Embedding,
+    Mask,
+    Need,
+    ProcessingStage,
+    Vectors,
+    decides,
+    measures,
+    speeds,
 )  # fmt: skip
 
 PLACES = ("piece_a", "row_a", "piece_b", "row_b")
