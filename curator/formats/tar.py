@@ -187,7 +187,8 @@ class Walk:
         if header.kind in LINKS:
             return self._unusable(name, data, 0, Cause.LINK_MEMBER, "a link; links are never followed")
         if sparse or header.kind == b"S":
-            claim = f"claims {readable(size)} (sparse)"
+            claimed = number(self.blocks.at(at + 483, 12)) if header.kind == b"S" else size
+            claim = f"claims {readable(max(claimed or 0, size))} (sparse)"
             end = data + rounded(header.size)
             while self.blocks.at(at + 482, 1) == b"\x01" and header.kind == b"S" and end < self.blocks.size:
                 end, at = end + BLOCK, data  # GNU: further maps of holes before the data

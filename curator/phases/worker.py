@@ -193,7 +193,7 @@ class Partition:
         self.outcome.seconds[stage] += time.monotonic() - begin
 
     def _finish_if_settled(self, piece: Piece) -> None:
-        if not piece.streamed or piece.waiting:
+        if not piece.streamed or piece.waiting or piece not in self.unfinished:
             return
         self.unfinished.remove(piece)
         if piece.read is not None:
