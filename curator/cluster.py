@@ -19,6 +19,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any, Literal, TypeVar
@@ -440,9 +441,9 @@ def inline(
         return
     source = iter(items)
     with ThreadPoolExecutor(threads) as pool:
-        running = {pool.submit(fn, item) for item, _ in zip(source, range(2 * threads), strict=False)}
+        running = {pool.submit(fn, item) for item in islice(source, 2 * threads)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
-                running |= {pool.submit(fn, item) for item, _ in zip(source, range(1), strict=False)}
+                running |= {pool.submit(fn, item) for item in islice(source, 1)}

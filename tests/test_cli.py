@@ -1,0 +1,161 @@
+"""The front door: what is typed, what is answered, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+import pytest
+
+from curator.cli import main
+from tests.conftest import DEMO, ROOT, make_image, make_samples, make_shard
+
+READ_ONLY = "stages=[partition,read]"
+
+
+@pytest.fixture
+def said(capsys, tmp_path, monkeypatch):
+    """`said(*arguments)`: exit code and all that was printed, from a call in this process in a temporary folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        code = main(list(arguments))
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return run
+
+
+def test_all_mistakes_show_at_once_with_what_was_probably_meant(said):
+    """A person mends a config in one go; no traceback."""
+    code, text = said(
+        *DEMO, "input=/nowhere/x.tar", "output=out", "aesthetic.score_treshold=0.4", "nsfw.score_threshold=2",
+        "stor=x", "aesthetik.score_threshold=0.3", "embed.model_inference_batch_size=many",
+        "dedup.similarity_threshold=0.8",
+    )  # fmt: skip
+    assert code == 2
+    for line in (
+        "aesthetic.score_treshold: no such setting. Did you mean score_threshold?",
+        "nsfw.score_threshold: must be at most 1.0, not 2",
+        "stor: no such setting. Did you mean store?",
+        "aesthetik.score_threshold: no such stage or setting. Did you mean aesthetic?",
+        "embed.model_inference_batch_size: must be a whole number, not 'many'",
+        "add dedup.similarity_floor=0.8",
+    ):
+        assert line in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["stages=[partition,read,nsfw,write]", "nsfw.head=demo"], "nsfw: needs an embedding, and no stage gives one: add embed"),
+        (["stages=[partition,read,nsfw,embed]", *DEMO[:3]], "embed stands behind it: list it before nsfw"),
+        ([READ_ONLY, "aesthetic.score_threshold=0.2"], "aesthetic.score_threshold: set, but aesthetic is not in stages"),
+        ([READ_ONLY, "input=nowhere.tar"], "nowhere.tar: there is no such file or folder"),
+        ([READ_ONLY, "input=in/{0..3}.tar"], "in/1.tar, in/2.tar, in/3.tar: nothing is there (3 of 4)"),
+        ([READ_ONLY, "input=https://example.com/a.tar"], "is a URL; this version reads tars and folders"),
+        ([READ_ONLY, "output=in"], "output: in contains the input"),
+        (["stages=[partition,read,wat]"], "stages/wat"),
+        (["recipe=nope"], "Available options in 'recipe'"),
+        (["stages=[partition,read,embed,nsfw]", "embed.model=curator-demo", "embed.pretrained=curator-demo"], "trained on"),
+        (["stages=partition,read"], "'stages=[partition,read]'"),
+        (["input=a.tar,b.tar"], "'input=[a.tar,b.tar]'"),
+        (["read.max_pixels=1,2", READ_ONLY], "needs -m"),
+        (["~nothing"], "nothing"),
+        (["--nonsense"], "--nonsense"),
+        (["loose"], "loose: is no setting"),
+        (["--config-dir", "nowhere"], "--config-dir nowhere: there is no such folder"),
+        (["cluster=scheduler", READ_ONLY], "cluster.address: must be given"),
+        (["cluster=cuda", READ_ONLY], "cuda was asked for, but"),
+        (["cluster.n_worker=2", READ_ONLY], "cluster.n_worker: no such setting. Did you mean n_workers?"),
+        (["max_failed=1.5", READ_ONLY], "max_failed: must be at most 1.0, not 1.5"),
+        (["read.formats=[EPS]", READ_ONLY], "vector formats run other programs"),
+        (["embed.model=ViT-L-15"], "open_clip knows no model ViT-L-15. Did you mean"),
+        (["read._target_=os.system", READ_ONLY], "names os.system, which is no stage of Curator"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_answered_in_words_with_exit_2(said, tmp_path, arguments, expected):
+    """What, where, and what to do."""
+    make_shard(tmp_path / "in/0.tar", make_samples(1))
+    given = {a.partition("=")[0] for a in arguments}
+    usual = [o for o in ("input=in/0.tar", "output=out") if o.partition("=")[0] not in given]
+    code, text = said(*usual, *arguments)
+    assert expected in text
+    assert code == 2
+    assert "Traceback" not in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_lists_may_have_blanks_and_quotes(said, tmp_path):
+    """CASES 19 (hydra #836): both spellings are the same list."""
+    make_shard(tmp_path / "a.tar", make_samples(1))
+    for number, stages in enumerate(["stages=[partition, read]", "stages=[partition,read]"]):
+        assert said(stages, "input=a.tar", f"output=o{number}")[0] == 0
+
+
+def test_paths_that_break_hydras_grammar_are_taken_as_typed(said, tmp_path):
+    """Braces, blanks, brackets, equals signs, letters of any language, and numbers that are names."""
+    for name in ("a (1)", "b=c", "[d]", "ü~ñ", "it's", "2024"):
+        make_shard(tmp_path / name / "0.tar", make_samples(1))
+        code, text = said(READ_ONLY, f"input={name}/0.tar", f"output=out of {name}")
+        assert code == 0, text
+        assert (tmp_path / f"out of {name}/run.json").exists()
+    assert said(READ_ONLY, "input=[a (1)/0.tar,b=c/0.tar]", "output=2025")[0] == 0
+    assert json.loads((tmp_path / "2025/run.json").read_text())["counts"]["inputs"] == 2
+
+
+def test_options_and_settings_mix_in_any_order(said, tmp_path):
+    """--config-dir may stand between settings."""
+    make_shard(tmp_path / "a.tar", make_samples(2))
+    examples = str(ROOT / "examples/saturation")
+    code, text = said("input=a.tar", "--config-dir", examples, "stages=[partition,read,saturation]", "output=out")
+    assert code == 0, text
+
+
+def test_help_and_errors_import_neither_torch_nor_dask(curate):
+    """They are answered at once."""
+    code = (
+        "import sys; from curator.cli import main; main(['--help']); main(['stages=[partition,read]', 'x.y=1']); "
+        "print([m for m in ('torch', 'distributed', 'open_clip') if m in sys.modules])"
+    )
+    import subprocess
+    import sys
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+    for recipe in ("training_dataset", "image_search", "quality_filtering", "content_moderation", "deduplication", "demo"):
+        assert re.search(rf"^  {recipe} +\S", done.stdout, re.MULTILINE)
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(said, tmp_path):
+    """Before: all is to be looked at. After a run: all is stored."""
+    make_shard(tmp_path / "a.tar", make_samples(3))
+    code, text = said(READ_ONLY, "input=a.tar", "output=out", "dry_run=true")
+    assert code == 0
+    assert "0 known from before" in text
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / ".curator").exists()
+    said(READ_ONLY, "input=a.tar", "output=out")
+    assert "1 known from before (3 samples), 0 to be looked at" in said(READ_ONLY, "input=a.tar", "dry_run=true")[1]
+
+
+def test_the_command_and_the_module_are_the_same(curate, tmp_path):
+    """`curate` and `python -m curator`; a relative input, a table at the end, the files that were promised."""
+    make_shard(tmp_path / "in/a.tar", {**make_samples(3), "bad.jpg": make_image(3)[:200]})
+    ran = curate("stages=[partition,read,write]", "input=in/*.tar", "output=out")
+    assert ran.code == 0, ran.said
+    assert "4 in = 3 kept + 0 dropped + 1 failed" in ran.out
+    assert "measuring: 4 of 4 images" in ran.err
+    assert sorted(os.listdir(tmp_path / "out")) == [".hydra", "curator.log", "ledger", "run.json", "shards"]
+    assert sorted(os.listdir(tmp_path / "out/.hydra")) == ["config.yaml", "hydra.yaml", "overrides.yaml"]
+
+
+def test_secrets_from_the_environment_are_not_saved(curate, tmp_path):
+    """`${oc.env:...}` stays as it was typed in everything that is written."""
+    make_shard(tmp_path / "in/a.tar", make_samples(1))
+    ran = curate(READ_ONLY, "input=in", "output=out", "cluster.tls_key='${oc.env:SECRET}'", env={"SECRET": "hunter2"})
+    assert ran.code == 0, ran.said
+    written = b"".join(p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert b"hunter2" not in written
