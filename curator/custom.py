@@ -120,7 +120,7 @@ def identity_of(kind: StageClass) -> str:
 def _text_of(kind: StageClass) -> str:
     try:
         file = inspect.getsourcefile(kind)
-    except TypeError:
+    except (TypeError, OSError):
         file = None
     if file is None or not Path(file).is_file():
         raise ConfigError(
