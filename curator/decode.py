@@ -105,7 +105,8 @@ def decode(content: bytes | memoryview, settings: DecodeSettings, prepares: Sequ
             scales = [_scale(image, content, need, settings) for _, need, _ in prepares]
             smallest = max(scales, default=_scale(image, content, Pixels(max_side=1), settings))
             pictures = {smallest: _picture(image, smallest, settings)}
-            facts = replace(facts, **_sides(image, header_size, settings))
+            sides = _sides(image, header_size, settings)
+            facts = replace(facts, width=sides["width"], height=sides["height"])
             for scale in sorted(set(scales) - {smallest}):
                 pictures[scale] = _picture(_opened(content, settings), scale, settings)
         except Exception as error:  # the one place: Pillow's plugins raise whatever a hostile file leads them to

@@ -24,8 +24,9 @@ from curator.formats.base import Shard
 from curator.output import Output
 from curator.phases import weights
 from curator.phases.book import book
+from curator.phases.columns import Samples
 from curator.phases.decide import Verdicts, decide
-from curator.phases.gather import Found, Missing, Rows, find, gather
+from curator.phases.gather import Found, Missing, find, gather
 from curator.phases.measure import Census, measure
 from curator.phases.write import StoredSource, write
 from curator.record import run_identity, run_record
@@ -162,7 +163,7 @@ class Run:
         finally:
             self.seconds[phase] += time.monotonic() - begin
 
-    def _measured(self, shards: Sequence[Shard]) -> tuple[Census, Rows, dict[str, Found]]:
+    def _measured(self, shards: Sequence[Shard]) -> tuple[Census, Samples, dict[str, Found]]:
         """Fill the store, then bring together what deciding needs; what turns out damaged is measured again."""
         weights.have(self.plan, self.store, shards, self.settings.fingerprint, self.voice)
         damaged: list[str] = []
@@ -195,7 +196,7 @@ class Run:
         )
         return {"model_bytes": sum(sizes), "in_flight_per_gpu": max(1, round(1 / share))}
 
-    def _decided(self, rows: Rows, found: Mapping[str, Found]) -> Verdicts:
+    def _decided(self, rows: Samples, found: Mapping[str, Found]) -> Verdicts:
         return decide(self.plan.stages, rows.table, {name: (f.table, f.piece, f.row) for name, f in found.items()})
 
     def _score_columns(self) -> list[str]:

@@ -10,13 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curator.ledger import DUPLICATE, FACTS, IDENTITY, OUTPUT, VERDICT, shown
+from curator.phases.columns import Samples
 from curator.phases.decide import DROPPED, STATUS, Verdicts, duplicate_columns
-from curator.phases.gather import Rows
 from curator.phases.inputs import Known
 from curator.stage import Array
 
 
-def book(rows: Rows, verdicts: Verdicts, shards: Sequence[Known], score_columns: Sequence[str], read: str) -> pa.Table:
+def book(
+    rows: Samples, verdicts: Verdicts, shards: Sequence[Known], score_columns: Sequence[str], read: str
+) -> pa.Table:
     """The whole ledger. A damaged shard is one failed row more, behind its rows, with no key and no index."""
     damaged = [n for n, known in enumerate(shards) if known.damage is not None]
     number = np.arange(len(rows.shard)) + np.searchsorted(damaged, rows.shard, side="left")

@@ -7,12 +7,12 @@ and whether that was the machine's fault and is to be tried again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from curator.decode import Decoded
 from curator.errors import TRANSIENT, Cause, Fault
 from curator.stage import Array, Columns, Mask
 from curator.store import vectors_column, vectors_of
@@ -36,6 +36,18 @@ READ_SCHEMA = pa.schema(
     }
 )
 FAULTS = ("cause", "detail", "open")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """All samples of all shards in input order. `table` (N rows) has every column that deciding needs.
+
+    `shard` (N,) is the number of each row's shard in the census, `index` (N,) its position in it.
+    """
+
+    table: pa.Table
+    shard: Array
+    index: Array
 
 
 class Rows:
@@ -128,15 +140,14 @@ class ReadRows:
         """Note why the image of this sample cannot be used."""
         self.note(row, cause=str(fault.cause), detail=fault.detail, open=fault.cause in TRANSIENT)
 
-    def note_decoded(self, row: int, result: Decoded | Fault) -> None:
-        """Add what the decoder found out about one image."""
-        facts = getattr(result, "facts", None)
+    def note_decoded(self, row: int, facts: Any, fault: Fault | None) -> None:
+        """Add what the decoder found out about one image: `decode.Facts` where its header could be read."""
         if facts is not None:
             notes = " ".join(dict.fromkeys([*self.rows[row]["notes"].split(), *facts.notes]))
             shape = {"format": facts.format, "width": facts.width, "height": facts.height, "frames": facts.frames}
             self.note(row, notes=notes, **shape)
-        if isinstance(result, Fault):
-            self.fail(row, result)
+        if fault is not None:
+            self.fail(row, fault)
 
     def table(self) -> pa.Table:
         """The rows as they are stored."""

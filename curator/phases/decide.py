@@ -99,7 +99,8 @@ def _filter(verdicts: Verdicts, stage: Any, rows: pa.Table) -> None:
     places = np.flatnonzero(verdicts.alive & valid(rows, names))
     columns = {name: column[places] for name, column in as_columns(rows, names).items()}
     mask = np.asarray(stage.keep(columns))
-    assert (mask.dtype, mask.shape) == (bool, places.shape), f"{stage.name}.keep must give one bool per row"
+    assert mask.dtype.kind == "b", f"{stage.name}.keep must give bools"
+    assert mask.shape == places.shape, f"{stage.name}.keep must give one bool per row"
     out = places[~mask]
     cause, reason = reasons(stage, {name: column[~mask] for name, column in columns.items()})
     _drop(verdicts, stage, out, cause, reason)

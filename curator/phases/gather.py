@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from curator import address
 from curator.custom import identity_of
-from curator.phases.columns import READ_SCHEMA
+from curator.phases.columns import READ_SCHEMA, Samples
 from curator.phases.measure import Census
 from curator.stage import Array, Each, ProcessingStage
 from curator.store import Object, Store, StoredVectors
@@ -28,19 +28,7 @@ class Missing(Exception):
     """An object that was there is gone or damaged: measure again."""
 
 
-@dataclass(frozen=True)
-class Rows:
-    """All samples of all shards in input order. `table` (N rows) has every column that deciding needs.
-
-    `shard` (N,) is the number of each row's shard in the census, `index` (N,) its position in it.
-    """
-
-    table: pa.Table
-    shard: Array
-    index: Array
-
-
-def gather(plan: Plan, store: Store, census: Census) -> Rows:
+def gather(plan: Plan, store: Store, census: Census) -> Samples:
     """The columns of every sample, from one object if this was gathered before."""
     stages = [plan.read, *plan.images]
     addresses = [[address.measurement(plan.keys[s.name], content) for s in stages] for content in census.contents]
@@ -52,7 +40,7 @@ def gather(plan: Plan, store: Store, census: Census) -> Rows:
     counts = [known.samples for known in census.shards]
     shard = np.repeat(np.arange(len(counts)), counts)
     starts = np.repeat(np.cumsum([0, *counts[:-1]]) if counts else [], counts).astype(np.int64)
-    return Rows(table, shard, np.arange(len(shard)) - starts)
+    return Samples(table, shard, np.arange(len(shard)) - starts)
 
 
 def _gathered(store: Store, stages: Sequence[Any], addresses: Sequence[Sequence[str]], place: str) -> Object:

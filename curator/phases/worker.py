@@ -149,7 +149,8 @@ class Partition:
         piece.waiting -= 1
         self.outcome.decoded += 1
         if piece.read is not None:
-            piece.read.note_decoded(row, result)
+            fault = result if isinstance(result, Fault) else None
+            piece.read.note_decoded(row, getattr(result, "facts", None), fault)
         cluster.report(done=0 if self._awaited(piece, row, result) else 1, failed=isinstance(result, Fault))
         if not isinstance(result, Fault):
             for name in [n for n in piece.wanted if piece.lacks_row(n, row)]:
