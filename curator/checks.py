@@ -6,9 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from curator.errors import CuratorError
+from curator.models.weights import Fetchable
 from curator.output import Output
+from curator.phases.measure import survey, weights_needed
 from curator.settings import Settings
 from curator.stage import ProcessingStage
+from curator.store import Store
+from curator.wiring import Plan
 
 
 def mistakes_of(stages: Sequence[ProcessingStage], settings: Settings) -> list[str]:
@@ -64,6 +68,21 @@ def _output(stages: Sequence[ProcessingStage], settings: Settings) -> Iterator[s
             f"output: {settings.output} holds shards, and this run would write none in their place. Name another "
             "folder, or say overwrite=true to lose them."
         )
+
+
+def missing_weights(plan: Plan, settings: Settings) -> list[str]:
+    """Weights that are not where the config says, of stages that have something to measure."""
+    missing = {
+        stage: [f"{stage}: {w.missing}" for w in weights if w.path is None and not isinstance(w, Fetchable)]
+        for stage, weights in plan.weights.items()
+    }
+    if not any(missing.values()):
+        return []
+    skip = [Path(settings.store).absolute(), settings.output_folder.absolute()]
+    shards = plan.partition.list(settings.inputs, skip)
+    store = Store(settings.store)
+    needed = weights_needed(plan, store, survey(plan, store, shards, settings.fingerprint))
+    return [line for stage in needed for line in missing[stage]]
 
 
 def _weights(stages: Sequence[ProcessingStage]) -> Iterator[str]:

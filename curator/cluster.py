@@ -6,9 +6,11 @@ Tasks carry descriptions, never pixels or vectors, and a bounded number of them 
 
 from __future__ import annotations
 
+import ast
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -108,6 +110,8 @@ class Cluster:
         self._stack.close()
 
     def _start(self) -> None:
+        if self.shape.kind != "scheduler":
+            _check_guard()
         import logging
 
         import dask
@@ -282,6 +286,22 @@ def _cuda_cluster(settings: ClusterSettings, shape: Shape, folder: str) -> Any:
         rmm_pool_size=_pool(settings.rmm_pool_size), enable_cudf_spill=settings.cudf_spill,
         memory_limit=settings.memory_limit or 0, local_directory=folder, **_on_loopback(settings),
     )  # fmt: skip
+
+
+def _check_guard() -> None:
+    """Worker processes import the script that started them: without a guard, each would start the run again."""
+    frame: Any = sys._getframe()
+    while frame is not None and not (frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__"):
+        frame = frame.f_back
+    file = frame and frame.f_globals.get("__file__")
+    if not file or not os.path.isfile(file) or frame.f_globals.get("__spec__") is not None:
+        return  # a notebook, `python -c` or `python -m`: nothing is imported again, or it is guarded
+    guards = [n for n in ast.parse(Path(file).read_bytes()).body if isinstance(n, ast.If) and "__name__" in ast.dump(n.test)]
+    if not any(n.lineno <= frame.f_lineno <= (n.end_lineno or 0) for n in guards):
+        raise ConfigError(
+            f"{file}, line {frame.f_lineno}: starts worker processes, which import this file again. Put what runs "
+            'under `if __name__ == "__main__":`.'
+        )
 
 
 def _pool(given: str | None) -> str | float | None:

@@ -1,0 +1,166 @@
+"""The representative rule and the exactness of pairs, on drawn vectors, against a plain float64 reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curator.pairs.representatives import keep_representatives
+from curator.stages.dedup import SemanticDeduplicationStage
+
+
+@dataclass
+class Pieces:
+    """Vectors in memory, by address."""
+
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def addresses(self):
+        """Sorted."""
+        return sorted(self.arrays)
+
+    def read(self, address):
+        """Rows, all of them there."""
+        emb = self.arrays[address]
+        return emb, np.ones(len(emb), bool)
+
+
+def inline(fn, items):
+    """One after the other."""
+    return map(fn, items)
+
+
+def backwards(fn, items):
+    """The last first."""
+    return map(fn, reversed(list(items)))
+
+
+def exact(emb):
+    """(N, N) float64 cosines of float16 rows."""
+    wide = emb.astype(np.float64)
+    norms = (wide**2).sum(axis=1)
+    return (wide @ wide.T) / np.sqrt(np.outer(norms, norms))
+
+
+@st.composite
+def collections(draw):
+    """Rows in clusters, some equal bit by bit, cut into pieces with names in any order."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    count = draw(st.integers(0, 45))
+    centres = rng.normal(size=(max(1, count // 4), 12))
+    rows = centres[rng.integers(0, len(centres), count)] + rng.normal(size=(count, 12)) * draw(st.sampled_from([0.0, 0.1, 0.3]))
+    emb = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16) if count else np.zeros((0, 12), np.float16)
+    cuts = np.sort(rng.integers(0, count + 1, draw(st.integers(0, 4))))
+    parts = np.split(emb, cuts)
+    names = [f"{x:03d}" for x in rng.permutation(len(parts))]
+    return emb, list(zip(names, parts, strict=True)), rng
+
+
+def places(pieces, parts):
+    """Where each row stands among the sorted addresses."""
+    number = {name: n for n, name in enumerate(pieces.addresses)}
+    piece = np.concatenate([np.full(len(part), number[name]) for name, part in parts])
+    return piece.astype(np.int64), np.concatenate([np.arange(len(part)) for _, part in parts])
+
+
+def reference(similar, rank, alive, threshold):
+    """The rule as one would say it: in rank order, a row stays unless it is a duplicate of one that stays."""
+    kept: list[int] = []
+    for row in np.argsort(rank):
+        if alive[row] and not any(similar[row, other] >= threshold for other in kept):
+            kept.append(int(row))
+    return sorted(kept)
+
+
+@settings(max_examples=150, deadline=None)
+@given(collections(), st.sampled_from([0.7, 0.8, 0.9]), st.integers(16, 40), st.booleans())
+def test_who_stays_is_what_the_rule_says(collection, threshold, block_rows, reverse):
+    """For any vectors, thresholds, ranks, filters, pieces, block sizes and orders of completion."""
+    emb, parts, rng = collection
+    pieces = Pieces(dict(parts))
+    stage = SemanticDeduplicationStage(
+        similarity_floor=0.7, similarity_threshold=threshold, block_rows=block_rows, keep=("bytes",)
+    )
+    found = stage.find(pieces, backwards if reverse else inline)
+    piece, row = places(pieces, parts)
+    alive, size = rng.random(len(emb)) < 0.8, rng.permutation(len(emb)).astype(float)
+    choice = stage.choose({"piece": piece, "row": row, "bytes": size}, found, alive)
+    similar = exact(emb)
+    kept = reference(similar, -size, alive, threshold)
+    assert np.flatnonzero(alive & (choice.dropped_by < 0)).tolist() == kept
+    for dropped in np.flatnonzero(alive & (choice.dropped_by >= 0)):
+        by = choice.dropped_by[dropped]
+        assert by in kept
+        assert choice.similarity[dropped] >= threshold
+        assert choice.similarity[dropped] == similar[dropped, by]
+        assert similar[dropped, by] == max(similar[dropped, kept])
+
+
+@settings(max_examples=60, deadline=None)
+@given(collections(), st.integers(16, 30))
+def test_every_pair_at_the_floor_is_found_and_none_below(collection, block_rows):
+    """Against brute force in float64; copies of a vector are listed once each and make no pairs."""
+    emb, parts, _ = collection
+    pieces = Pieces(dict(parts))
+    found = SemanticDeduplicationStage(similarity_floor=0.8, block_rows=block_rows).find(pieces, inline)
+    piece, row = places(pieces, parts)
+    number = {(int(p), int(r)): n for n, (p, r) in enumerate(zip(piece, row, strict=True))}
+    listed = found.to_pylist()
+    near = {
+        frozenset((number[x["piece_a"], x["row_a"]], number[x["piece_b"], x["row_b"]])): x["similarity"]
+        for x in listed if not x["same"]
+    }  # fmt: skip
+    copies = {number[x["piece_b"], x["row_b"]] for x in listed if x["same"]}
+    similar = exact(emb)
+    single = [n for n in range(len(emb)) if n not in copies]
+    truth = {
+        frozenset((a, b)): similar[a, b] for i, a in enumerate(single) for b in single[:i] if similar[a, b] >= 0.8
+    }
+    assert near == truth
+    assert len(copies) == len(emb) - len({row.tobytes() for row in emb})
+
+
+@settings(max_examples=30, deadline=None)
+@given(collections())
+def test_what_is_found_does_not_depend_on_blocks_or_order(collection):
+    """The same table, to the bit."""
+    _, parts, _ = collection
+    pieces = Pieces(dict(parts))
+    tables = [
+        SemanticDeduplicationStage(block_rows=rows).find(pieces, each) for rows, each in ((16, inline), (23, backwards), (64, inline))
+    ]
+    assert tables[0].equals(tables[1])
+    assert tables[0].equals(tables[2])
+
+
+def test_a_chain_of_six_each_close_to_the_next_keeps_three():
+    """The published rule keeps one, and drops rows that resemble nothing that is kept."""
+    angle = np.arccos(0.96)
+    emb = np.array([[np.cos(n * angle), np.sin(n * angle)] for n in range(6)]).astype(np.float16)
+    stage = SemanticDeduplicationStage(similarity_threshold=0.95)
+    found = stage.find(Pieces({"a": emb}), inline)
+    rows = {"piece": np.zeros(6, np.int64), "row": np.arange(6)}
+    choice = stage.choose(rows, found, np.ones(6, bool))
+    assert np.flatnonzero(choice.dropped_by < 0).tolist() == [0, 2, 4]
+
+
+def test_a_threshold_that_is_met_exactly_is_a_duplicate():
+    """At or above."""
+    emb = np.array([[1, 0], [0.6, 0.8]]).astype(np.float16)
+    cosine = exact(emb)[0, 1]
+    stage = SemanticDeduplicationStage(similarity_threshold=float(cosine), similarity_floor=float(cosine))
+    found = stage.find(Pieces({"a": emb}), inline)
+    assert found.num_rows == 1
+    choice = stage.choose({"piece": np.zeros(2, np.int64), "row": np.arange(2)}, found, np.ones(2, bool))
+    assert choice.dropped_by.tolist() == [-1, 0]
+
+
+def test_a_long_chain_takes_no_rounds_without_end():
+    """A hundred thousand rows, each a duplicate of the next: every other stays."""
+    n = 100_000
+    dropped_by, _ = keep_representatives(n, np.arange(n - 1), np.arange(1, n), np.ones(n - 1), np.arange(n))
+    assert (dropped_by < 0).sum() == n // 2
