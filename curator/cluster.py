@@ -1,21 +1,17 @@
 """The only file that knows Dask: workers on this machine, on its GPUs or at a scheduler's address; one verb, `each`.
 
-Tasks carry descriptions, never pixels or vectors, and a bounded number of them is in flight. Inside a task,
-`this_worker`, `keep` and `report` are the worker's side of it.
+Tasks carry descriptions, never pixels or vectors, and a bounded number of them is in flight. What a task knows of its
+worker is in `here.py`.
 """
 
 from __future__ import annotations
 
 import ast
-import atexit
 import os
 import shutil
 import sys
 import tempfile
-import threading
-import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -24,23 +20,18 @@ from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from signal import SIGKILL
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import cloudpickle
 from pydantic import BaseModel, ConfigDict, Field
 
-from curator import machine
+from curator import here, machine
 from curator.errors import ClusterError, ConfigError
-from curator.stage import Worker
-
-T = TypeVar("T")
 
 TOPIC = "curator-progress"
 LARGEST_TASK = 4 << 20  # bytes of a pickled task: more than a description is a mistake of ours
 WORKER_BASE = 1_500_000_000  # bytes that a worker takes beside its model: torch, batches, decoders
 CORES_PER_WORKER = 4
-REPORT_EVERY_S = 0.2
-KEPT_AT_MOST = 16
 LOST_WORKERS_ALLOWED = 2  # a task may lose so many; the third ends the run
 IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
@@ -291,12 +282,16 @@ def _cuda_cluster(settings: ClusterSettings, shape: Shape, folder: str) -> Any:
 def _check_guard() -> None:
     """Worker processes import the script that started them: without a guard, each would start the run again."""
     frame: Any = sys._getframe()
-    while frame is not None and not (frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__"):
+    while frame is not None and not (
+        frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__"
+    ):
         frame = frame.f_back
     file = frame and frame.f_globals.get("__file__")
     if not file or not os.path.isfile(file) or frame.f_globals.get("__spec__") is not None:
         return  # a notebook, `python -c` or `python -m`: nothing is imported again, or it is guarded
-    guards = [n for n in ast.parse(Path(file).read_bytes()).body if isinstance(n, ast.If) and "__name__" in ast.dump(n.test)]
+    guards = [
+        n for n in ast.parse(Path(file).read_bytes()).body if isinstance(n, ast.If) and "__name__" in ast.dump(n.test)
+    ]
     if not any(n.lineno <= frame.f_lineno <= (n.end_lineno or 0) for n in guards):
         raise ConfigError(
             f"{file}, line {frame.f_lineno}: starts worker processes, which import this file again. Put what runs "
@@ -349,106 +344,16 @@ def _look_around(paths: Sequence[str]) -> tuple[str, list[str]]:
     return version("curator"), [path for path in paths if not Path(path).exists()]
 
 
-# --- the worker's side ------------------------------------------------------------------------------------------
-
-
-class _Here:
-    """What this process is; a driver that works inline is one worker with all cores."""
-
-    def __init__(self) -> None:
-        self.device = "cpu"
-        self.threads: int | None = None
-        self.decoders: int | None = None
-        self.counts: Counter[str] = Counter()
-        self.sent = 0.0
-
-
-_here = _Here()
-_lock = threading.Lock()
-_kept: OrderedDict[Hashable, Any] = OrderedDict()
-_making: dict[Hashable, threading.Lock] = {}
-_keeper: ThreadPoolExecutor | None = None
-
-
 def _run(fn: Callable[[Any], Any], device: str, threads: int | None, decoders: int | None, item: Any) -> Any:
-    """A task: remember what this worker is, do the work, send the last counts."""
-    _here.device = ("cuda" if machine.gpus()[0] else "cpu") if device == "auto" else device
-    _here.threads, _here.decoders = threads, decoders
+    """A task, in a worker: say what this worker is, do the work, send the last counts."""
+    from distributed import get_worker
+
+    found = ("cuda" if machine.gpus()[0] else "cpu") if device == "auto" else device
+    here.settle(found, threads, decoders, partial(get_worker().log_event, TOPIC))
     try:
         return fn(item)
     finally:
-        _send()
-
-
-def this_worker() -> Worker:
-    """Device and torch threads of this process."""
-    return Worker(_here.device, _here.threads or machine.cores())
-
-
-def decoder_count() -> int:
-    """Decoder children that this process keeps busy."""
-    return _here.decoders or _here.threads or machine.cores()
-
-
-def keep(key: Hashable, make: Callable[[], T]) -> T:
-    """What `make` makes, made once per process; the things used longest ago are closed and go.
-
-    A thread that lives as long as the process makes it: a child process dies with the thread that started it.
-    """
-    global _keeper
-    with _lock:
-        if key in _kept:
-            _kept.move_to_end(key)
-            return _kept[key]  # type: ignore[no-any-return]
-        making = _making.setdefault(key, threading.Lock())
-        _keeper = _keeper or ThreadPoolExecutor(1, thread_name_prefix="curator-keeper")
-    with making:
-        with _lock:
-            if key in _kept:
-                return _kept[key]  # type: ignore[no-any-return]
-        made = _keeper.submit(make).result()
-        with _lock:
-            _kept[key] = made
-            gone = [_kept.popitem(last=False)[1] for _ in range(len(_kept) - KEPT_AT_MOST)]
-    for thing in gone:
-        _close(thing)
-    return made
-
-
-def _close(thing: Any) -> None:
-    if hasattr(thing, "close"):
-        with suppress(Exception):
-            thing.close()
-
-
-@atexit.register
-def release() -> None:
-    """Close everything that `keep` made."""
-    with _lock:
-        things = list(_kept.values())
-        _kept.clear()
-    for thing in things:
-        _close(thing)
-
-
-def report(**counts: int) -> None:
-    """From inside a task: so many more images are `done`, or have `failed`. Sent a few times a second."""
-    with _lock:
-        _here.counts.update(counts)
-    if time.monotonic() - _here.sent >= REPORT_EVERY_S:
-        _send()
-
-
-def _send() -> None:
-    with _lock:
-        counts = {name: n for name, n in _here.counts.items() if n}
-        _here.counts.clear()
-        _here.sent = time.monotonic()
-    if counts:
-        with suppress(ImportError, ValueError):  # no worker here: the work is done inline
-            from distributed import get_worker
-
-            get_worker().log_event(TOPIC, counts)
+        here.flush()
 
 
 def inline(

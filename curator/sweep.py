@@ -18,8 +18,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from curator.cli import CONF, composed, explained, hydra_files, job_from, search_path
 from curator.commit import commit_bytes
+from curator.compose import CONF, composed, explained, hydra_files, job_from, search_path
 from curator.config import Job
 from curator.errors import ConfigError, CuratorError
 from curator.progress import Progress, table

@@ -79,7 +79,9 @@ def tar_members(*paths: Path) -> dict[str, bytes]:
 def tree(folder: Path, *parts: str) -> dict[str, bytes]:
     """Every file below some parts of a folder, by relative path."""
     roots = [folder / part for part in parts] if parts else [folder]
-    return {str(p.relative_to(folder)): p.read_bytes() for root in roots for p in sorted(root.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for root in roots for p in sorted(root.rglob("*")) if p.is_file()
+    }
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,11 @@ SAVED = {
 def base(mode: str = "RGB", size: tuple[int, int] = SIZE) -> Image.Image:
     """A smooth picture in a mode."""
     rng = np.random.default_rng(3)
-    image = Image.fromarray(rng.integers(0, 256, (5, 5, 4), dtype=np.uint8), "RGBA").resize(size, Image.Resampling.BICUBIC)
+    image = Image.fromarray(rng.integers(0, 256, (5, 5, 4), dtype=np.uint8), "RGBA").resize(
+        size, Image.Resampling.BICUBIC
+    )
     if mode == "I;16":
-        return Image.fromarray((np.asarray(image.convert("L")).astype(np.uint16) * 257))
+        return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
     if mode in ("I", "F"):
         return image.convert("L").convert(mode)
     if mode == "LAB":
@@ -70,7 +72,7 @@ def _sizes() -> Iterator[tuple[str, bytes]]:
 
 
 def _turned() -> Iterator[tuple[str, bytes]]:
-    for turn in range(0, 11):
+    for turn in range(11):
         exif = Image.Exif()
         exif[0x0112] = turn
         yield f"exif_{turn}.jpg", encoded(base(), "JPEG", exif=exif)
@@ -84,7 +86,14 @@ def _animated() -> Iterator[tuple[str, bytes]]:
 
 
 def _cut() -> Iterator[tuple[str, bytes]]:
-    for form, suffix in (("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("GIF", "gif"), ("BMP", "bmp"), ("TIFF", "tif")):
+    for form, suffix in (
+        ("JPEG", "jpg"),
+        ("PNG", "png"),
+        ("WEBP", "webp"),
+        ("GIF", "gif"),
+        ("BMP", "bmp"),
+        ("TIFF", "tif"),
+    ):
         content = encoded(base(), form)
         for share in (1, 5, 20, 40, 60, 80, 95):
             yield f"cut_{share:02d}.{suffix}", content[: len(content) * share // 100]
@@ -92,7 +101,14 @@ def _cut() -> Iterator[tuple[str, bytes]]:
 
 def _flipped() -> Iterator[tuple[str, bytes]]:
     rng = np.random.default_rng(5)
-    for form, suffix in (("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("GIF", "gif"), ("BMP", "bmp"), ("TIFF", "tif")):
+    for form, suffix in (
+        ("JPEG", "jpg"),
+        ("PNG", "png"),
+        ("WEBP", "webp"),
+        ("GIF", "gif"),
+        ("BMP", "bmp"),
+        ("TIFF", "tif"),
+    ):
         content = encoded(base(), form)
         for n in range(14):
             broken = bytearray(content)

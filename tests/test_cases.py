@@ -69,7 +69,11 @@ def test_the_same_key_twice_is_two_rows_with_a_note(pipeline, tmp_path):
     path.write_bytes(tar_of([("x.jpg", make_image(1)), ("y.jpg", make_image(2)), ("x.jpg", make_image(3))]))
     result = pipeline([*SOURCES, ImageWriterStage()], input=path)
     rows = result.ledger.to_pylist()
-    assert [(r["key"], r["index"], r["notes"]) for r in rows] == [("x", 0, "duplicate_key"), ("y", 1, ""), ("x", 2, "duplicate_key")]
+    assert [(r["key"], r["index"], r["notes"]) for r in rows] == [
+        ("x", 0, "duplicate_key"),
+        ("y", 1, ""),
+        ("x", 2, "duplicate_key"),
+    ]
     assert [r["output_key"] for r in rows] == ["x", "y", "x-1"]
 
 
@@ -86,7 +90,9 @@ def test_names_that_are_not_utf8_are_shown_escaped_and_leave_as_they_came(pipeli
     """Latin-1, control characters, a name turned right to left: text is safe, bytes are kept."""
     names = [b"caf\xe9.jpg", b"\x1b[2J.jpg", "‮gpj.jpg".encode(), "größe.jpg".encode()]
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape") as tar:
+    with tarfile.open(
+        fileobj=file, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape"
+    ) as tar:
         for n, name in enumerate(names):
             info = tarfile.TarInfo(name.decode("utf-8", "surrogateescape"))
             info.size = len(make_image(n))
@@ -147,7 +153,9 @@ def test_shards_are_filled_without_gaps_and_without_an_empty_one(pipeline, tmp_p
     for n in range(3):
         count = {0: 2, 1: 0, 2: kept - 2}[n] if kept else 0
         make_shard(tmp_path / f"in/{n}.tar", {f"{n}{i}.png": white if i < count else black for i in range(6)})
-    result = pipeline([*SOURCES, Brightness(score_threshold=0.5), ImageWriterStage(samples_per_shard=4)], input=tmp_path / "in")
+    result = pipeline(
+        [*SOURCES, Brightness(score_threshold=0.5), ImageWriterStage(samples_per_shard=4)], input=tmp_path / "in"
+    )
     assert len(result) == kept
     tars = sorted((tmp_path / "out").glob("shards/*.tar"))
     assert [t.name for t in tars] == [f"{n:05d}.tar" for n in range(-(-kept // 4))]
@@ -200,7 +208,12 @@ def test_many_small_tars_under_a_low_limit_of_open_files(tmp_path):
 
     command = ["stages=[partition,read,write]", "input=in", "output=out", "cluster=local", "cluster.n_workers=2"]
     done = subprocess.run(
-        [sys.executable, "-m", "curator", *command], cwd=tmp_path, preexec_fn=low, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "curator", *command],
+        cwd=tmp_path,
+        preexec_fn=low,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "600 in = 600 kept" in done.stdout

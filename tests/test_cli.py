@@ -125,7 +125,14 @@ def test_help_and_errors_import_neither_torch_nor_dask(curate):
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
-    for recipe in ("training_dataset", "image_search", "quality_filtering", "content_moderation", "deduplication", "demo"):
+    for recipe in (
+        "training_dataset",
+        "image_search",
+        "quality_filtering",
+        "content_moderation",
+        "deduplication",
+        "demo",
+    ):
         assert re.search(rf"^  {recipe} +\S", done.stdout, re.MULTILINE)
 
 

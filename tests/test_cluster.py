@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from curator import machine
-from curator.cluster import Cluster, ClusterSettings, inline, keep, report, shape_of, this_worker
+from curator.cluster import Cluster, ClusterSettings, inline, shape_of
 from curator.errors import ClusterError, ConfigError
+from curator.here import keep, report, this_worker
 from tests.conftest import ROOT, make_samples, make_shard
 
 LOCAL = ClusterSettings(kind="local")

@@ -27,7 +27,9 @@ def my(tmp_path):
 
 def run(curate, *more, output="out"):
     """The example's command."""
-    return curate("--config-dir", "my", "stages=[partition,read,saturation,write]", "input=a.tar", f"output={output}", *more)
+    return curate(
+        "--config-dir", "my", "stages=[partition,read,saturation,write]", "input=a.tar", f"output={output}", *more
+    )
 
 
 def test_editing_a_stages_file_measures_it_again_and_a_threshold_does_not(curate, my, tmp_path):
@@ -39,7 +41,7 @@ def test_editing_a_stages_file_measures_it_again_and_a_threshold_does_not(curate
     file.write_text(file.read_text().replace("/ 255", "/ 256"))
     assert run(curate).code == 0
     work.append(json.loads((tmp_path / "out/run.json").read_text())["work"]["decoded"])
-    file.write_text(file.read_text().replace('    needs =', '    version = 3\n    needs ='))
+    file.write_text(file.read_text().replace("    needs =", "    version = 3\n    needs ="))
     assert run(curate).code == 0
     file.write_text(file.read_text() + "# another remark\n")
     assert run(curate, "saturation.score_threshold=0.2").code == 0

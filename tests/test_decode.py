@@ -10,7 +10,6 @@ import pytest
 from PIL import Image, ImageFile
 
 from curator.decode import FORMATS, DecodeFault, DecodeSettings, decode
-from curator.errors import Cause
 from curator.stage import Pixels
 from tests.conftest import shared
 from tests.odd_files import base, encoded, odd_images, png_claiming
@@ -111,7 +110,11 @@ def test_what_a_stage_is_given_does_not_depend_on_the_stages_beside_it():
     """Otherwise a measurement would not be a function of its address."""
     content = encoded(base(size=(900, 700)), "JPEG")
     alone = pixels(content, Pixels(min_side=80))
-    needs = [("big", Pixels(), np.asarray), ("s", Pixels(min_side=80), np.asarray), ("t", Pixels(max_side=300), np.asarray)]
+    needs = [
+        ("big", Pixels(), np.asarray),
+        ("s", Pixels(min_side=80), np.asarray),
+        ("t", Pixels(max_side=300), np.asarray),
+    ]
     together = decode(content, DecodeSettings(), needs).arrays
     assert np.array_equal(together["s"], alone)
     assert min(alone.shape[:2]) >= 80
@@ -153,7 +156,11 @@ def test_every_exif_turn_is_the_upright_picture():
 
 def test_a_format_by_content_whatever_its_name():
     """CASES 5 (fastdup #322): the name never counts."""
-    for name, form in (("wrong_suffix_png.jpg", "PNG"), ("wrong_suffix_webp.jpg", "WEBP"), ("wrong_suffix_jpeg.png", "JPEG")):
+    for name, form in (
+        ("wrong_suffix_png.jpg", "PNG"),
+        ("wrong_suffix_webp.jpg", "WEBP"),
+        ("wrong_suffix_jpeg.png", "JPEG"),
+    ):
         assert decode(ODD[name], DecodeSettings(), []).facts.format == form
 
 

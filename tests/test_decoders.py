@@ -21,7 +21,12 @@ from tests.odd_files import encoded, odd_images
 from tests.stages import Poison
 
 COLOURS = {"segv": (255, 0, 0), "stop": (0, 255, 0), "memory": (0, 0, 255), "exit": (255, 255, 0)}
-CAUSES = {"segv": "decoder_crashed", "stop": "decoder_timeout", "memory": "decoder_out_of_memory", "exit": "decoder_crashed"}
+CAUSES = {
+    "segv": "decoder_crashed",
+    "stop": "decoder_timeout",
+    "memory": "decoder_out_of_memory",
+    "exit": "decoder_crashed",
+}
 
 
 @pytest.fixture

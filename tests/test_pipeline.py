@@ -81,7 +81,9 @@ def test_another_threshold_decodes_and_embeds_nothing_and_imports_no_torch(tmp_p
     )
     told = []
     for threshold in ("0.1", "0.55"):
-        done = subprocess.run([sys.executable, script, threshold], cwd=tmp_path, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, script, threshold], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
         told.append(done.stdout.split()[-3:])
         work = json.loads((tmp_path / "out/run.json").read_text())["work"]
     assert int(told[0][0]) > int(told[1][0])
@@ -127,7 +129,12 @@ def test_moving_the_input_or_changing_speeds_measures_nothing_again(pipeline, tm
     stages = [*SOURCES, Tiny(), Brightness()]
     first = pipeline(stages, input=tmp_path / "in")
     os.rename(tmp_path / "in", tmp_path / "elsewhere")
-    stages = [FilePartitioningStage(files_per_partition=1), ImageReaderStage(), Tiny(model_inference_batch_size=3), Brightness()]
+    stages = [
+        FilePartitioningStage(files_per_partition=1),
+        ImageReaderStage(),
+        Tiny(model_inference_batch_size=3),
+        Brightness(),
+    ]
     second = pipeline(stages, input=tmp_path / "elsewhere", output=tmp_path / "out2")
     assert first.run["work"]["decoded"] == 6
     assert second.run["work"] == {"decoded": 0, "embedded": 0, "scored": 0, "paired": 0}
@@ -182,8 +189,16 @@ def test_a_file_swapped_under_the_same_size_and_time_is_noticed_when_written(pip
 
 def test_poison_images_cost_one_row_each_and_open_rows_are_tried_again(pipeline, tmp_path):
     """A decoder's death names its image; neighbours are unharmed; the next run, also over a finished output, retries."""
-    colours = {"crash": (255, 0, 0), "stop": (0, 255, 0), "memory": (0, 0, 255), "exit": (255, 255, 0), "raise": (255,) * 3}
-    members = {f"{n:03d}.png": solid((n, 80, 90)) for n in range(40)} | {f"{n}.png": solid(c) for n, c in colours.items()}
+    colours = {
+        "crash": (255, 0, 0),
+        "stop": (0, 255, 0),
+        "memory": (0, 0, 255),
+        "exit": (255, 255, 0),
+        "raise": (255,) * 3,
+    }
+    members = {f"{n:03d}.png": solid((n, 80, 90)) for n in range(40)} | {
+        f"{n}.png": solid(c) for n, c in colours.items()
+    }
     make_shard(tmp_path / "a.tar", members)
     stages = [FilePartitioningStage(), ImageReaderStage(decode_timeout_s=1.0), Poison(), ImageWriterStage()]
     result = pipeline(stages, input=tmp_path / "a.tar")

@@ -28,7 +28,9 @@ def rows_of(path):
 
 def test_a_grid_measures_once_copies_nothing_and_ends_in_a_table(curate, shards):
     """Jobs after the first decode nothing; each has a plain folder with its ledger; sweep.csv has a row per setting."""
-    ran = curate("-m", *SATURATION, "input=in/", "output=sweep", "saturation.score_threshold=0.1,0.5,0.6", "max_failed=1,0.5")
+    ran = curate(
+        "-m", *SATURATION, "input=in/", "output=sweep", "saturation.score_threshold=0.1,0.5,0.6", "max_failed=1,0.5"
+    )
     assert ran.code == 0, ran.said
     rows = rows_of(shards / "sweep/sweep.csv")
     assert len(rows) == 6

@@ -96,8 +96,15 @@ def test_every_cut_of_a_tar_is_told(tmp_path):
 
 def test_links_devices_and_pipes_are_never_followed(tmp_path):
     """They are members that must not be read, whatever they point at."""
-    kinds = [(tarfile.SYMTYPE, "../../etc/passwd"), (tarfile.LNKTYPE, "a.jpg"), (tarfile.CHRTYPE, ""), (tarfile.FIFOTYPE, "")]
-    content = b"".join(special(f"{n}.jpg", kind, target) for n, (kind, target) in enumerate(kinds)) + tar_of(MEMBERS[:1])
+    kinds = [
+        (tarfile.SYMTYPE, "../../etc/passwd"),
+        (tarfile.LNKTYPE, "a.jpg"),
+        (tarfile.CHRTYPE, ""),
+        (tarfile.FIFOTYPE, ""),
+    ]
+    content = b"".join(special(f"{n}.jpg", kind, target) for n, (kind, target) in enumerate(kinds)) + tar_of(
+        MEMBERS[:1]
+    )
     found = index(tmp_path, content)
     assert [m.fault for m, _ in found.members] == [Cause.LINK_MEMBER] * 2 + [Cause.SPECIAL_MEMBER] * 2 + [None]
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from curator import cluster
+from curator import here
 from curator.errors import CuratorError
 from curator.phases.columns import unit_float16
 from curator.phases.piece import Piece
@@ -54,7 +54,7 @@ class Batcher:
 
 def run_model(stage: ProcessingStage, key: str, batch: ImageBatch, count: int) -> dict[str, Array]:
     """The columns of the first `count` images of a batch, checked."""
-    model = cluster.keep(("model", key), lambda: stage.setup(cluster.this_worker()))
+    model = here.keep(("model", key), lambda: stage.setup(here.this_worker()))
     with ONE_AT_A_TIME:
         columns = stage.measure(replace(batch, model=model))  # type: ignore[attr-defined]
     missing = [name for name in stage.gives if name not in columns]

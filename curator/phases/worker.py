@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curator import cluster
+from curator import here
 from curator.decode import Decoded
 from curator.decoders import Decoders
 from curator.errors import Fault, InputChanged, StoreError
@@ -55,7 +55,7 @@ class Outcome:
 def measure_partition(task: tuple[bytes, tuple[PieceRef, ...]]) -> Outcome:
     """Measure everything that the store lacks of these pieces. The first part of `task` is a pickled Work."""
     pickled, refs = task
-    work: Work = cluster.keep(("work", hashlib.sha256(pickled).hexdigest()), lambda: cloudpickle.loads(pickled))
+    work: Work = here.keep(("work", hashlib.sha256(pickled).hexdigest()), lambda: cloudpickle.loads(pickled))
     return Partition(work).measure(refs)
 
 
@@ -95,7 +95,7 @@ class Partition:
         specs = {spec.name: spec for spec in self.work.specs}
         prepares = [(s.name, pixels_of(s), cloudpickle.dumps(specs[s.name].build)) for s in self.pixel_stages]
         key = ("decoders", names, settings)
-        return cluster.keep(key, lambda: Decoders(cluster.decoder_count(), settings, prepares))  # type: ignore[arg-type]
+        return here.keep(key, lambda: Decoders(here.decoder_count(), settings, prepares))  # type: ignore[arg-type]
 
     def _images(self, refs: Sequence[PieceRef]) -> Iterator[tuple[tuple[Piece, int], bytes]]:
         """The bytes of every image that some stage lacks, piece by piece, read in the order they lie."""
@@ -141,7 +141,7 @@ class Partition:
             return image  # type: ignore[no-any-return]
         if piece.read is not None:
             piece.read.fail(row, image)
-        cluster.report(done=1, failed=1)
+        here.report(done=1, failed=1)
         return None
 
     def _settle(self, piece: Piece, row: int, result: Decoded | Fault) -> None:
@@ -151,7 +151,7 @@ class Partition:
         if piece.read is not None:
             fault = result if isinstance(result, Fault) else None
             piece.read.note_decoded(row, getattr(result, "facts", None), fault)
-        cluster.report(done=0 if self._awaited(piece, row, result) else 1, failed=isinstance(result, Fault))
+        here.report(done=0 if self._awaited(piece, row, result) else 1, failed=isinstance(result, Fault))
         if not isinstance(result, Fault):
             for name in [n for n in piece.wanted if piece.lacks_row(n, row)]:
                 if name in result.faults:
@@ -185,7 +185,7 @@ class Partition:
             piece.waiting -= len(mine)
             self._finish_if_settled(piece)
         if batcher is next(iter(self.batchers.values())):
-            cluster.report(done=len(places))
+            here.report(done=len(places))
 
     @contextmanager
     def _clock(self, stage: str) -> Iterator[None]:
@@ -281,4 +281,4 @@ def caption_text(content: bytes | None) -> str | None:
 def provenance() -> str:
     """What computed a measurement, such as `cpu, torch 2.13.0`: recorded beside it, and no part of its address."""
     packages = ("numpy", "open_clip_torch", "pillow", "torch")
-    return ", ".join([cluster.this_worker().device, *(f"{name} {version(name)}" for name in packages)])
+    return ", ".join([here.this_worker().device, *(f"{name} {version(name)}" for name in packages)])

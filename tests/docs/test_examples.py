@@ -73,7 +73,8 @@ def place(tmp_path_factory):
         make_shard(place / f"shards/{n:05d}.tar", {"x.jpg": make_image(n)})
     code = re.search(r"```python\n(import numpy as np\n.*?class Saturation.*?)```", README, re.DOTALL)
     sheet = re.search(r"```yaml\n(# @package saturation.*?)```", README, re.DOTALL)
-    assert code and sheet
+    assert code
+    assert sheet
     for name, text in (("saturation.py", code[1]), ("stages/saturation.yaml", sheet[1])):
         (place / "my" / name).parent.mkdir(parents=True, exist_ok=True)
         (place / "my" / name).write_text(text)
@@ -111,7 +112,9 @@ def test_the_trees_captions_match_the_disk():
     there = {p.name for p in package.glob("*.py")} | {p.name for p in package.iterdir() if (p / "__init__.py").exists()}
     assert there - named <= {"__main__.py", "conf"}
     assert {n for n in named if n.endswith(".py")} <= {p.name for p in package.rglob("*.py")}
-    assert all((ROOT / name).exists() for name in ("conf/config.yaml", "examples", "scripts", "tests", "ARCHITECTURE.md"))
+    assert all(
+        (ROOT / name).exists() for name in ("conf/config.yaml", "examples", "scripts", "tests", "ARCHITECTURE.md")
+    )
 
 
 def test_the_two_commands_of_the_readme_are_in_the_makefile():

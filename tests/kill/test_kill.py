@@ -34,7 +34,7 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("kill")
     for n in range(12):
         members = {name: make_image(i + 40 * n, (900, 700)) for i, name in enumerate(f"{k:04d}.jpg" for k in range(40))}
-        make_shard(place / f"in/{n:02d}.tar", {**members, **{f"x{n}.txt": b"no picture"}})
+        make_shard(place / f"in/{n:02d}.tar", {**members, f"x{n}.txt": b"no picture"})
     (place / "script.py").write_text(SCRIPT)
     subprocess.run([sys.executable, "script.py", "store-0"], cwd=place, check=True, capture_output=True)
     return place, tree(place / "out", "shards", "ledger")

@@ -52,8 +52,14 @@ def collections(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     count = draw(st.integers(0, 45))
     centres = rng.normal(size=(max(1, count // 4), 12))
-    rows = centres[rng.integers(0, len(centres), count)] + rng.normal(size=(count, 12)) * draw(st.sampled_from([0.0, 0.1, 0.3]))
-    emb = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16) if count else np.zeros((0, 12), np.float16)
+    rows = centres[rng.integers(0, len(centres), count)] + rng.normal(size=(count, 12)) * draw(
+        st.sampled_from([0.0, 0.1, 0.3])
+    )
+    emb = (
+        (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+        if count
+        else np.zeros((0, 12), np.float16)
+    )
     cuts = np.sort(rng.integers(0, count + 1, draw(st.integers(0, 4))))
     parts = np.split(emb, cuts)
     names = [f"{x:03d}" for x in rng.permutation(len(parts))]
@@ -117,9 +123,7 @@ def test_every_pair_at_the_floor_is_found_and_none_below(collection, block_rows)
     copies = {number[x["piece_b"], x["row_b"]] for x in listed if x["same"]}
     similar = exact(emb)
     single = [n for n in range(len(emb)) if n not in copies]
-    truth = {
-        frozenset((a, b)): similar[a, b] for i, a in enumerate(single) for b in single[:i] if similar[a, b] >= 0.8
-    }
+    truth = {frozenset((a, b)): similar[a, b] for i, a in enumerate(single) for b in single[:i] if similar[a, b] >= 0.8}
     assert near == truth
     assert len(copies) == len(emb) - len({row.tobytes() for row in emb})
 
@@ -131,7 +135,8 @@ def test_what_is_found_does_not_depend_on_blocks_or_order(collection):
     _, parts, _ = collection
     pieces = Pieces(dict(parts))
     tables = [
-        SemanticDeduplicationStage(block_rows=rows).find(pieces, each) for rows, each in ((16, inline), (23, backwards), (64, inline))
+        SemanticDeduplicationStage(block_rows=rows).find(pieces, each)
+        for rows, each in ((16, inline), (23, backwards), (64, inline))
     ]
     assert tables[0].equals(tables[1])
     assert tables[0].equals(tables[2])
