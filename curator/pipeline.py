@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from curator import ledger as ledgers
-from curator.checks import mistakes_of
+from curator.checks import missing_weights, mistakes_of
 from curator.cluster import Cluster, inline
 from curator.demo.draw import draw_demo
 from curator.errors import ConfigError, OutsideError, TooManyFailed
@@ -100,6 +100,8 @@ def wired(stages: Sequence[ProcessingStage], settings: Settings) -> Plan:
         plan, mistakes = None, error.mistakes
     mistakes = [*mistakes, *mistakes_of(stages, settings)]
     if mistakes or plan is None:
+        raise ConfigError(mistakes)
+    if not settings.dry_run and (mistakes := missing_weights(plan, settings)):
         raise ConfigError(mistakes)
     return plan
 
