@@ -138,8 +138,7 @@ def _needs(
         elif isinstance(need, Column) and need.name not in plan.givers:
             later = next((s.name for s in behind if need.name in s.gives), None)
             if later and stage.kind == "collection":
-                plan.givers[need.name] = later  # it chooses after all filters, wherever they are listed
-                continue
+                continue  # it chooses after all filters, wherever they are listed
             known = ", ".join(sorted(plan.givers))
             hint = f"{later}, which gives it, stands behind it" if later else f"the stages listed give {known}"
             yield f"{stage.name}: needs the column {need.name}; {hint}."

@@ -27,7 +27,7 @@ def test_prepared_and_normalised_pixels_are_open_clips_to_the_last_bit(key: str)
         (member,) = [m for m in tar if m.name.rpartition(".")[0] == key]
         file = tar.extractfile(member)
         assert file is not None
-        pixels = stage.prepare(Image.open(io.BytesIO(file.read())))
+        pixels = stage.prepare(Image.open(io.BytesIO(file.read()))).copy()
     tower = ImageTower(None, "cpu", False, preprocessing("ViT-L-14-quickgelu", "openai"))
     assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(tower.normalised(pixels[None])[0].numpy(), golden[key])
