@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -81,6 +82,7 @@ def run_record(
         "keys": plan.keys,
         "spaces": {s.name: s.space for s in plan.images if "embedding" in s.gives},
         "inputs": [{"shard": k.shard.given, "samples": k.samples, "contents": list(k.contents)} for k in census.shards],
+        "preprocessing": {s.name: asdict(s.preprocessing) for s in plan.images if hasattr(s, "preprocessing")},
         "weights": {stage: [w.id for w in ws] for stage, ws in plan.weights.items() if ws},
         "measured_with": census.provenance,
         "cluster": cluster.describe() if cluster is not None else {"kind": "none", "line": "all came from the store"},

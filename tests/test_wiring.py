@@ -82,8 +82,9 @@ def test_a_collection_may_rank_by_what_stands_behind_it():
 def test_a_stages_key_feels_what_it_rests_on_and_nothing_else():
     """Pixels rest on how images are decoded; vectors on the embedding; a caption's score on neither's settings."""
 
-    def keys(read=ImageReaderStage(), tiny=Tiny(), threshold=0.0):
-        return wire([FilePartitioningStage(), read, tiny, First(), Wordy(), Brightness(score_threshold=threshold)]).keys
+    def keys(read=None, tiny=None, threshold=0.0):
+        sources = (FilePartitioningStage(), read or ImageReaderStage())
+        return wire([*sources, tiny or Tiny(), First(), Wordy(), Brightness(score_threshold=threshold)]).keys
 
     usual = keys()
     assert keys(threshold=0.9) == usual

@@ -5,8 +5,8 @@ pretrained weights in `open_clip/pretrained.py`. Source: open_clip_torch 3.2 and
 """
 
 from __future__ import annotations
-
 import __future__
+
 import ast
 import copy
 import importlib.util

@@ -38,11 +38,11 @@ class Published:
     title: str
     files: tuple[File, ...]
     folders: tuple[str, ...] = ()
-    numbers: tuple[str, ...] = ()
+    numbers: str | None = None
 
     def only(self, fits: Callable[[File], bool]) -> Published:
         """The same model, in some of its forms."""
-        return replace(self, files=tuple(file for file in self.files if fits(file)), numbers=())
+        return replace(self, files=tuple(file for file in self.files if fits(file)), numbers=None)
 
 
 _HUB = "https://huggingface.co"
@@ -115,13 +115,12 @@ AESTHETIC_L_14 = Published(
             "00c6529260a40246313b0761a2e1892bc6b9eb01e34ece57699bd91bdb9c9fa7",
             bytes=3_712_932,
         ),
-        File("model.safetensors", ""),  # Hugging Face's copy, ttj/sac-logos-ava1-l14-linearMSE: known by its numbers
     ),
-    folders=(
+    folders=(  # Hugging Face's copy, a safetensors file of the same numbers
         "ttj/sac-logos-ava1-l14-linearMSE",
         "models--ttj--sac-logos-ava1-l14-linearMSE/snapshots/*",
     ),
-    numbers=("",),
+    numbers="d88c2deffc647eca5ea4984ee1eaac17a56ba4ab65cc6dca13ae49de6780ab43",
 )
 
 PUBLISHED = {model.id: model for model in (CLIP_VIT_L_14, NSFW_L_14, AESTHETIC_L_14)}

@@ -26,6 +26,7 @@ PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt"})
 """Suffixes of files that can run code when they are opened."""
 
 _SETTLED_NS = 2_000_000_000
+_SMALL_BYTES = 64 << 20
 _seen: dict[str, str] = {}
 
 
@@ -52,9 +53,13 @@ def fingerprint(path: Path) -> str:
     Remembered by path, size, times of change and of status change (which nobody can set back); not for a file that
     changed within the last two seconds, since a clock that ticks coarsely could miss another change.
     """
+    known = _recalled(_stamp(path))
+    return known if known is not None else refreshed(path)
+
+
+def refreshed(path: Path) -> str:
+    """SHA-256 (hex) of a file as it is now, whatever is remembered of it; what is remembered is put right."""
     stamp = _stamp(path)
-    if (known := _recalled(stamp)) is not None:
-        return known
     found = digest(path)
     status = path.stat()
     if stamp == _stamp(path) and time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS:
@@ -105,10 +110,11 @@ def find(published: Published, model_dir: str | None, names: Iterable[str] = (),
     """
     folders = [Path(model_dir)] if model_dir is not None else usual_folders()
     wrong = []
-    for path in _candidates(published, folders, names):
+    for path in candidates(published, folders, names):
         if (known := _known(published, path, trust)) is not None:
             return known
-        wrong.append(path)
+        if whose(path) is None:
+            wrong.append(path)
     if wrong and model_dir is not None:
         raise WeightsError(wrong_file(published, wrong))
     missing = _missing(published, model_dir)
@@ -117,8 +123,8 @@ def find(published: Published, model_dir: str | None, names: Iterable[str] = (),
     return Fetchable(published.id, None, missing)
 
 
-def _candidates(published: Published, folders: Iterable[Path], names: Iterable[str]) -> Iterator[Path]:
-    """Files that may be the model: by name, or by the exact size of one of its files."""
+def candidates(published: Published, folders: Iterable[Path], names: Iterable[str] = ()) -> Iterator[Path]:
+    """Files that may be the model: by name, by the exact size of one of its files, or by their folder."""
     wanted = {*(file.name for file in published.files), *names}
     sizes = {file.bytes for file in published.files if file.bytes}
     for folder in folders:
@@ -126,21 +132,33 @@ def _candidates(published: Published, folders: Iterable[Path], names: Iterable[s
             yield folder
             continue
         below = (published.id, *published.folders, *(f"hub/{f}" for f in published.folders))
-        places = [folder, *(place for pattern in below for place in sorted(folder.glob(pattern)))]
-        for place in dict.fromkeys(place for place in places if place.is_dir()):
-            files = sorted(path for path in place.iterdir() if path.is_file())
-            yield from (path for path in files if path.name in wanted or path.stat().st_size in sizes)
+        its_own = [place for pattern in below for place in sorted(folder.glob(pattern))]
+        for place in dict.fromkeys(place for place in (folder, *its_own) if place.is_dir()):
+            for path in sorted(path for path in place.iterdir() if path.is_file()):
+                likely = path.name in wanted or path.stat().st_size in sizes
+                if likely or (place != folder and path.suffix == ".safetensors"):
+                    yield path
 
 
 def _known(published: Published, path: Path, trust: Iterable[str]) -> Weights | None:
     """The weights in a file, if it is published, or somebody vouches for it: by SHA256SUMS or by `trust`."""
     found = fingerprint(path)
-    if found in {file.sha256 for file in published.files}:
+    if found in {file.sha256 for file in published.files} or (published.numbers and whose(path) == published):
         return Weights(published.id, path)
     if found in trust or (path.suffix == ".safetensors" and listed(path) == found):
         return Weights(found, path)
-    if published.numbers and path.suffix == ".safetensors" and digest_of_tensors(path) in published.numbers:
-        return Weights(published.id, path)
+    return None
+
+
+def whose(path: Path) -> Published | None:
+    """The published model that a file is: by its hash, or a small one by its numbers."""
+    found = fingerprint(path)
+    for published in PUBLISHED.values():
+        if found in {file.sha256 for file in published.files}:
+            return published
+    if path.suffix == ".safetensors" and path.stat().st_size < _SMALL_BYTES:
+        numbers = digest_of_tensors(path)
+        return next((p for p in PUBLISHED.values() if numbers and p.numbers == numbers), None)
     return None
 
 
@@ -179,9 +197,8 @@ def own(path: Path, trust: Iterable[str] = ()) -> Weights:
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such weights file.")
     found, expected = fingerprint(path), listed(path)
-    for published in PUBLISHED.values():
-        if found in {file.sha256 for file in published.files}:
-            return Weights(published.id, path)
+    if (published := whose(path)) is not None:
+        return Weights(published.id, path)
     if expected is not None and expected != found:
         raise WeightsError(
             f"{path}: SHA-256 {found} found, {expected} expected by the {SUMS} beside it. Copy the file again."
@@ -196,7 +213,7 @@ def refused_pickle(path: Path, found: str) -> str:
     return (
         f"{path}: is a pickle, which can run code, and its SHA-256 {found} is not a published one: it was not opened. "
         f'Convert it: python -c "import torch, safetensors.torch as s; s.save_file(torch.load({str(path)!r}, '
-        f"weights_only=True), {str(path.with_suffix('.safetensors'))!r})\"; or trust it: trust_sha256=[{found}]."
+        f'weights_only=True), {str(path.with_suffix(".safetensors"))!r})"; or trust it: trust_sha256=[{found}].'
     )
 
 
@@ -204,7 +221,7 @@ def wrong_file(published: Published, paths: Sequence[Path]) -> str:
     """What was found in place of a published model, what was expected, and the remedy."""
     path = paths[0]
     size = path.stat().st_size
-    forms = [f for f in published.files if f.sha256]
+    forms = published.files
     expected = next((f for f in forms if f.name == path.name), next((f for f in forms if f.bytes == size), forms[0]))
     right = f", {expected.bytes:,} are right" if expected.bytes else ""
     if path.suffix in PICKLES:
@@ -228,8 +245,7 @@ def _missing(published: Published, model_dir: str | None) -> str:
 
 
 def _forms(files: Sequence[File]) -> str:
-    known = [file for file in files if file.sha256]
-    return "; or ".join(f"{f.name} (sha256 {f.sha256}{f', from {f.url}' if f.url else ''})" for f in known)
+    return "; or ".join(f"{f.name} (sha256 {f.sha256}{f', from {f.url}' if f.url else ''})" for f in files)
 
 
 def ensure(weights: Weights) -> Path:

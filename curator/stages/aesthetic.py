@@ -1,4 +1,7 @@
-"""aesthetic: how well a picture would be liked, from its CLIP vector; keeps what lies at or above a threshold."""
+"""aesthetic: how well a picture would be liked, from its CLIP vector; keeps what lies at or above a threshold.
+
+Next to read: `ledger.py`, what comes out of a run.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,23 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from curator.models.clip import DEMO
-from curator.models.heads import AestheticHead, tensors_of
-from curator.models.weights import PUBLISHED, ensure, find, own
+from curator.models import heads
+from curator.models.published import AESTHETIC_L_14
+from curator.models.weights import ensure
 from curator.stage import (
-    Array, Columns, Embedding, ImageBatch, Mask, Need, ProcessingStage, Weights, Worker, decides, measures, speeds,
-)  # fmt: skip
-
-VIT_L_14 = ("ViT-L-14-quickgelu/openai",)
+    Array,
+    Columns,
+    Embedding,
+    ImageBatch,
+    Mask,
+    Need,
+    ProcessingStage,
+    Weights,
+    Worker,
+    decides,
+    measures,
+    speeds,
+)
 
 
 class ImageAestheticFilterStage(ProcessingStage):
@@ -37,25 +49,21 @@ class ImageAestheticFilterStage(ProcessingStage):
 
     def needed(self) -> tuple[Need, ...]:
         """A vector of the space that the head was trained on."""
-        return (Embedding(spaces=("curator-demo/curator-demo",) if self.head == "demo" else VIT_L_14),)
+        return (Embedding(spaces=heads.DEMO_SPACE if self.head == "demo" else heads.VIT_L_14),)
 
     def weights(self) -> tuple[Weights, ...]:
-        """The head's file."""
-        if self.head == "demo":
-            return (own(DEMO / "aesthetic.safetensors"),)
-        return (find(PUBLISHED["laion-aesthetic-v2-l14"], self.model_dir),)
+        """The head's file. Raises WeightsError."""
+        demo = "aesthetic.safetensors" if self.head == "demo" else None
+        return (heads.head_weights(AESTHETIC_L_14, demo, self.model_dir),)
 
     def setup(self, worker: Worker) -> Any:
         """The head, in float64 on the processor: small, and the same bits everywhere."""
-        return AestheticHead(tensors_of(ensure(self.weights()[0])))
+        return heads.AestheticHead(heads.tensors_of(ensure(self.weights()[0])))
 
     def measure(self, batch: ImageBatch) -> dict[str, Array]:
         """(B, D) float16 -> aesthetic_score (B,) 0..1 and aesthetic_laion (B,) about 1..10, float32."""
         raw = batch.model.raw(batch.embedding)
-        return {
-            "aesthetic_score": np.clip(raw / 10, 0, 1).astype(np.float32),
-            "aesthetic_laion": raw.astype(np.float32),
-        }
+        return {"aesthetic_score": np.clip(raw / 10, 0, 1), "aesthetic_laion": raw}
 
     def keep(self, rows: Columns) -> Mask:
         """At or above the threshold."""
