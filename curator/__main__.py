@@ -1,6 +1,8 @@
 """`python -m curator` is `curate`."""
 
-from curator.cli import script
+import sys
+
+from curator.cli import main
 
 if __name__ == "__main__":
-    script()
+    sys.exit(main())

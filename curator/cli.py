@@ -63,11 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def script() -> None:
-    """What `curate` and `python -m curator` call."""
-    sys.exit(main())
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="curate", add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
