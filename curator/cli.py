@@ -7,6 +7,7 @@ was measured is kept; 130 interrupted, likewise. Any other failure is a bug of C
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curator.commit import explained
 from curator.compose import CONF, composed, hydra_files, job_from, without_hydra
 from curator.errors import ConfigError, CuratorError
 from curator.quoting import prepared
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from curator.config import Job
+
+OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE)
+"""Faults of the system that are told in a sentence, wherever they come up."""
 
 USAGE = """\
 Usage: curate [options] [setting=value ...]
@@ -61,6 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has gone
         return 0
+    except OSError as error:
+        if error.errno not in OUTSIDE:
+            raise
+        print(f"curate: {explained(error, Path(str(error.filename or 'a file')))}", file=sys.stderr)
+        return 4
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -64,6 +64,8 @@ def explained(error: OSError, path: Path) -> OutsideError:
         errno.EDQUOT: "the disk quota is used up. All earlier work is safe; make room and run the same command again",
         errno.EROFS: "the file system is read-only. Choose another place with store=... or output=...",
         errno.EACCES: "permission denied. Choose another place with store=... or output=...",
+        errno.EMFILE: "too many files are open (ulimit -n); raise the limit, or lower cluster.n_workers",
+        errno.EIO: "the disk reports an error. All earlier work is safe; look at the disk, then run the same command",
         errno.EFBIG: "the file would be larger than this system allows (ulimit -f)",
     }.get(error.errno or 0, f"{error.strerror or error}. All earlier work is safe; run the same command again")
     return OutsideError(f"{path}: cannot be written: {what}.")

@@ -138,6 +138,7 @@ class Run:
         self.name, self.plan, self.settings, self.voice, self.record = name, plan, settings, voice, record
         self.stack, self.started = stack, started
         self.cluster: Cluster | None = None
+        self.shards: list[Shard] = []
         self.output = Output(settings.output_folder)
         self.store = Store(settings.store)
         self.seconds = {"measure": 0.0, "decide": 0.0, "write": 0.0}
@@ -147,8 +148,9 @@ class Run:
         self.stack.enter_context(self.output.locked())
         self.stack.enter_context(self.store.opened())
         folders = (self.output.folder, self.store.root)
-        shards: list[Shard] = self.plan.partition.list(self.settings.inputs, folders)
-        census, rows, found = self._timed("measure", lambda: self._measured(shards))
+        self.output.begin()  # a place that cannot be written to is said before hours of measuring
+        self.shards = self.plan.partition.list(self.settings.inputs, folders)
+        census, rows, found = self._timed("measure", lambda: self._measured(self.shards))
         identity = run_identity(self.plan, self.settings, census)
         if (done := self._finished(identity)) is not None:
             return done
@@ -187,7 +189,7 @@ class Run:
         if self.cluster is None:
             enter = self.started or (lambda make: self.stack.enter_context(make()))
             self.cluster = enter(lambda: Cluster(self.settings.cluster, **self._model_size()))
-            self.cluster.probe([str(self.store.root)])
+            self.cluster.probe([str(self.store.root), *(shard.path for shard in self.shards[:3])])
             self.voice.say(self.cluster.describe()["line"])
         return self.cluster.each(fn, items, **options)
 

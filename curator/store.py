@@ -25,7 +25,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from curator.commit import commit, commit_bytes
+from curator.commit import commit, commit_bytes, explained
 from curator.errors import StoreError
 from curator.stage import Array, Mask
 
@@ -121,7 +121,10 @@ class Store:
         final = self.path(folder, address, shelf)
         left_open = final.with_name(final.name + OPEN)
         path = left_open if header.get("open") else final
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise explained(error, path) from error
         schema = table.schema.with_metadata({HEADER: json.dumps(header, sort_keys=True)})
         with commit(path) as file:
             hashing = Hashing(file)

@@ -39,7 +39,7 @@ class FolderReader:
             stem = stem_of(name)
             beside = [other for other in (stem + b".json", stem + b".txt") if other in names]
             used.update(beside)
-            members = tuple(_member(n, names[n], max_bytes) for n in (name, *beside))
+            members = tuple(_member(shard, n, names[n], max_bytes) for n in (name, *beside))
             samples.append(Sample(name if stems[stem] > 1 else stem, members))
         return ShardIndex(samples, cut(samples, by_content=True), None, len(names) - len(used))
 
@@ -61,7 +61,9 @@ class FolderReader:
             yield content
 
 
-def _member(name: bytes, size: int, max_bytes: int) -> Member:
+def _member(shard: Shard, name: bytes, size: int, max_bytes: int) -> Member:
+    if not os.access(os.path.join(os.fsencode(shard.path), name), os.R_OK):
+        return Member(name, 0, size, Cause.UNREADABLE, "cannot be read: permission denied")
     if size <= max_bytes:
         return Member(name, 0, size)
     text = f"has {readable(size)}, limit {readable(max_bytes)} (`read.max_member_bytes`)"

@@ -100,9 +100,17 @@ class Partition:
     def _images(self, refs: Sequence[PieceRef]) -> Iterator[tuple[tuple[Piece, int], bytes]]:
         """The bytes of every image that some stage lacks, piece by piece, read in the order they lie."""
         for ref in refs:
-            piece = self._piece(ref)
-            self.unfinished.append(piece)
-            yield from self._images_of(piece)
+            try:
+                piece = self._piece(ref)
+                self.unfinished.append(piece)
+                here.report(done=piece.count - len(piece.to_decode))
+                yield from self._images_of(piece)
+            except OSError as error:
+                inputs.forget(self.store, ref.shard)
+                raise InputChanged(
+                    f"{ref.shard.given}: cannot be read any more as it was: {error}. What was measured is kept; run "
+                    "the same command again."
+                ) from error
             piece.streamed = True
             self._finish_if_settled(piece)
 

@@ -56,10 +56,10 @@ def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
         return []
 
 
-def wait_for_objects(place: Path, store: str, count: int) -> None:
+def wait_for_objects(place: Path, store: str, count: int, stage: str = "tiny") -> None:
     """Until so many measurements are stored."""
     for _ in range(600):
-        if sum(1 for _ in (place / store).glob("tiny/*/*")) >= count:
+        if sum(1 for _ in (place / store).glob(f"{stage}/*/*")) >= count:
             return
         time.sleep(0.05)
     raise AssertionError("nothing was measured")
@@ -96,15 +96,22 @@ def test_a_worker_killed_while_measuring_costs_only_its_tasks(place):
 
 
 def test_ctrl_c_ends_a_run_quickly_and_leaves_no_process(place):
-    """Exit 130 would be the command's; here the script shows that the interrupt comes through and nothing hangs."""
+    """Exit 130, one line, no traceback, and nothing hangs."""
     folder, _ = place
-    run = start(folder, "store-3")
-    wait_for_objects(folder, "store-3", 1)
+    command = ["--config-dir", str(ROOT / "examples/saturation"), "stages=[partition,read,saturation]", "input=in"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "curator", *command, "output=out-3", "store=store-3", "partition.files_per_partition=1"],
+        cwd=folder, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for_objects(folder, "store-3", 1, "saturation")
     children = family(run)
     begin = time.monotonic()
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to every process of the group
-    run.wait(timeout=30)
+    _, said = run.communicate(timeout=30)
     assert time.monotonic() - begin < 15
+    assert run.returncode == 130
+    assert "interrupted; what was measured is kept" in said
+    assert "Traceback" not in said
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
