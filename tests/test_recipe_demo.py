@@ -8,7 +8,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import run_command, tar_members
+from tests.conftest import run_command, tar_members, tree
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,10 @@ def test_every_broken_file_is_a_failed_row_with_its_cause_and_nothing_else_fails
     place, ran, ledger, truth = demo
     failed = {row["key"]: row["cause"] for row in ledger if row["status"] == "failed"}
     assert set(failed) == {key for key, row in truth.items() if row["broken"]}
-    assert all(cause == truth[key]["broken"] for key, cause in failed.items())
+    # a JPEG whose tables were scrambled may lead the decoder to look for more data than there are
+    also = {"corrupt": {"corrupt", "truncated"}}
+    for key, cause in failed.items():
+        assert cause in also.get(truth[key]["broken"], {truth[key]["broken"]})
     counts = json.loads((place / "curated/demo/run.json").read_text())["counts"]
     assert counts["inputs"] == len(truth) == counts["kept"] + counts["dropped"] + counts["failed"]
     assert f"{counts['inputs']:,} in = {counts['kept']:,} kept" in ran.out
@@ -88,3 +91,20 @@ def test_running_it_again_does_nothing_and_says_so(demo):
     again = run_command("recipe=demo", cwd=place)
     assert again.code == 0
     assert "finished already" in again.err
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_one_worker_and_two_give_the_same_bytes(demo, tmp_path, precision):
+    """With torch in play: another number of workers, threads and partitions in flight, and other arrivals."""
+    place, *_ = demo
+    trees = []
+    for workers, files in ((1, 4), (2, 1)):
+        ran = run_command(
+            "recipe=demo", f"input={place}/.curator/demo", "demo=false", f"output=out{workers}", f"store=store{workers}",
+            f"embed.precision={precision}", f"cluster.n_workers={workers}", f"partition.files_per_partition={files}",
+            cwd=tmp_path,
+        )  # fmt: skip
+        assert ran.code == 0, ran.said
+        assert f"{workers} local worker" in ran.err
+        trees.append(tree(tmp_path / f"out{workers}", "shards", "ledger"))
+    assert trees[0] == trees[1]
