@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from curator.errors import CuratorError
+from curator.formats.paths import expanded
 from curator.models.weights import Fetchable
 from curator.output import Output
 from curator.phases.measure import survey, weights_needed
@@ -25,25 +27,28 @@ def _input(stages: Sequence[ProcessingStage], settings: Settings) -> Iterator[st
         yield "input: must be given: a tar, a folder, a glob such as 'shards/*.tar', or a list of these."
         return
     try:
-        skip = [Path(settings.store).absolute(), *([settings.output_folder.absolute()] if settings.output else [])]
+        skip = settings.no_input
         lists = next((s for s in stages if s.has("list")), None)
-        shards = lists.list(settings.inputs, skip) if lists is not None else []  # type: ignore[attr-defined]
+        if lists is not None:
+            lists.list(settings.inputs, skip)  # type: ignore[attr-defined]
     except CuratorError as error:
         yield from str(error).splitlines()
         return
     if settings.output:
-        yield from _inside(settings.output_folder.absolute(), [Path(s.path) for s in shards], settings)
+        yield from _inside(settings)
 
 
-def _inside(output: Path, inputs: list[Path], settings: Settings) -> Iterator[str]:
-    roots = [Path(i).absolute() for i in settings.inputs if Path(i).exists()]
-    for path in [*inputs, *roots]:
-        if path == output or output in path.parents:
-            yield (
-                f"output: {settings.output} contains the input {path.name}; what is written there would replace it. "
-                "Name another folder."
-            )
-            return
+def _inside(settings: Settings) -> Iterator[str]:
+    """An input that lies in the output would be replaced with it."""
+    output = Path(os.path.realpath(settings.output_folder))
+    for given in settings.inputs:
+        for path in (Path(os.path.realpath(p)) for p in expanded(given)):
+            if path == output or output in path.parents:
+                yield (
+                    f"output: {settings.output} contains the input {given}; what is written there would replace it. "
+                    "Name another folder."
+                )
+                return
 
 
 def _output(stages: Sequence[ProcessingStage], settings: Settings) -> Iterator[str]:
@@ -56,6 +61,11 @@ def _output(stages: Sequence[ProcessingStage], settings: Settings) -> Iterator[s
         yield f"output: {settings.output} is a file; name a folder."
         return
     if settings.overwrite:
+        if output.is_foreign and (own := [p for p in ("shards", "ledger") if (output.folder / p).exists()]):
+            yield (
+                f"output: {settings.output} holds {' and '.join(own)} that no run of Curator made, and the result "
+                "would take their place. Move them away, or name another folder."
+            )
         return
     if output.is_foreign:
         yield (
@@ -78,8 +88,7 @@ def missing_weights(plan: Plan, settings: Settings) -> list[str]:
     }
     if not any(missing.values()):
         return []
-    skip = [Path(settings.store).absolute(), settings.output_folder.absolute()]
-    shards = plan.partition.list(settings.inputs, skip)
+    shards = plan.partition.list(settings.inputs, settings.no_input)
     store = Store(settings.store)
     needed = weights_needed(plan, store, survey(plan, store, shards, settings.fingerprint))
     return [line for stage in needed for line in missing[stage]]

@@ -23,7 +23,7 @@ from contextlib import suppress
 from typing import IO, Any, TypeVar
 
 from curator.decode import Decoded, DecodeFault, DecodeSettings
-from curator.errors import Cause, CuratorError, Fault
+from curator.errors import Cause, CuratorError, Fault, OutsideError
 from curator.stage import Pixels
 
 Token = TypeVar("Token")
@@ -50,12 +50,31 @@ class Decoders:
         self.count, self.settings = count, settings
         self._hello = pickle.dumps((settings, list(stages)), protocol=5)
         self._waiting: queue.SimpleQueue[tuple[Any, bytes, queue.SimpleQueue[Any]] | None] = queue.SimpleQueue()
-        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(count)]
-        for thread in self._threads:
-            thread.start()
+        self._lock = threading.Lock()
+        self._users = 0
+        self._closing = False
+        self._serving = False
+        self._start()
+
+    def _start(self) -> None:
+        self._serving = True
+        for _ in range(self.count):
+            threading.Thread(target=self._serve, daemon=True).start()
 
     def decode_all(self, images: Iterable[tuple[Token, bytes]]) -> Iterator[tuple[Token, Decoded | Fault]]:
         """Each image with what came of it, in order of completion; pulls from `images` only as it goes."""
+        with self._lock:
+            self._users += 1
+            if not self._serving:
+                self._start()
+        try:
+            yield from self._decoded(images)
+        finally:
+            with self._lock:
+                self._users -= 1
+                self._end_if_unused()
+
+    def _decoded(self, images: Iterable[tuple[Token, bytes]]) -> Iterator[tuple[Token, Decoded | Fault]]:
         answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         source = iter(images)
         running = 0
@@ -77,9 +96,16 @@ class Decoders:
             yield token, answer
 
     def close(self) -> None:
-        """Let the children go."""
-        for _ in self._threads:
-            self._waiting.put(None)
+        """Let the children go, as soon as nobody uses them."""
+        with self._lock:
+            self._closing = True
+            self._end_if_unused()
+
+    def _end_if_unused(self) -> None:
+        if self._closing and self._serving and not self._users:
+            self._serving = False
+            for _ in range(self.count):
+                self._waiting.put(None)
 
     def _serve(self) -> None:
         child: Child | None = None
@@ -90,6 +116,8 @@ class Decoders:
                 child, answer = self._answer(child, content)
             except CuratorError as error:
                 child, answer = None, error
+            except Exception as error:  # no room for another process, say: whoever waits must hear of it
+                child, answer = None, OutsideError(f"a decoder process could not be used: {error}")
             answers.put((token, answer))
         if child is not None:
             child.kill()

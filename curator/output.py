@@ -28,7 +28,7 @@ class Output:
     """One output folder; `locked` before anything else."""
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder).absolute()
+        self.folder = Path(os.path.realpath(folder))
         self.next = self.folder / ".next"
         self.old = self.folder / ".old"
 

@@ -147,9 +147,8 @@ class Run:
         """Everything, in order."""
         self.stack.enter_context(self.output.locked())
         self.stack.enter_context(self.store.opened())
-        folders = (self.output.folder, self.store.root)
         self.output.begin()  # a place that cannot be written to is said before hours of measuring
-        self.shards = self.plan.partition.list(self.settings.inputs, folders)
+        self.shards = self.plan.partition.list(self.settings.inputs, self.settings.no_input)
         census, rows, found = self._timed("measure", lambda: self._measured(self.shards))
         identity = run_identity(self.plan, self.settings, census)
         if (done := self._finished(identity)) is not None:
@@ -249,6 +248,11 @@ class Run:
         """The run that already stands in the output, where it answers the same question and nothing is open."""
         before = self.output.run
         if before is None or before.get("identity") != identity or before["open"]:
+            return None
+        counts = before["counts"]
+        if counts["inputs"] and counts["failed"] / counts["inputs"] > self.settings.max_failed:
+            return None
+        if not all((self.output.folder / part).exists() for part in before["parts"]):
             return None
         self.voice.say(f"{self.output.folder}: finished already with this config and this input. Nothing to do.")
         ledger = ledgers.read(self.output.folder / "ledger")

@@ -69,7 +69,7 @@ def run_record(
         "work": work(plan, census, found),
         "seconds": {phase: round(took, 3) for phase, took in seconds.items()},
         "stage_seconds": {stage: round(took, 3) for stage, took in census.seconds.items()},
-        "open": open_rows(ledger),
+        "open": max(open_rows(ledger), int(census.is_open)),
         "damaged_shards": sum(k.damage is not None for k in census.shards),
         "damaged_objects": census.damaged,
         "write": {key: value for key, value in facts.items() if key != "ledger_sha256"},

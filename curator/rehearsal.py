@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from curator import address
 from curator.phases.measure import survey
 from curator.progress import table
@@ -14,8 +12,7 @@ from curator.wiring import Plan
 
 def rehearsal(plan: Plan, settings: Settings) -> str:
     """The whole report as text."""
-    skip = [Path(settings.store).absolute(), *([settings.output_folder.absolute()] if settings.output else [])]
-    shards = plan.partition.list(settings.inputs, skip)
+    shards = plan.partition.list(settings.inputs, settings.no_input)
     store = Store(settings.store)
     known = survey(plan, store, shards, settings.fingerprint)
     contents = [c for k in known if k is not None for c in k.contents if c is not None]

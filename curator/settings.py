@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,11 @@ class Settings(BaseModel):
     def inputs(self) -> tuple[str, ...]:
         """The input as a list, as the user wrote it."""
         return (self.input,) if isinstance(self.input, str) else tuple(self.input or ())
+
+    @property
+    def no_input(self) -> list[Path]:
+        """Folders that are no input where they lie under one: the store, the output."""
+        return [Path(os.path.realpath(p)) for p in (self.store, self.output) if p is not None]
 
     @property
     def output_folder(self) -> Path:

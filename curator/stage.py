@@ -131,6 +131,9 @@ class Vectors(Protocol):
     def read(self, address: str) -> tuple[Array, Mask]:
         """One piece: (N, D) float16, memory-mapped where possible, and (N,) True where a row has a vector."""
 
+    def only(self, addresses: Sequence[str]) -> Vectors:
+        """The same with fewer pieces, for a task that needs no others."""
+
 
 @dataclass(frozen=True)
 class Choice:

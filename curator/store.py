@@ -18,7 +18,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,7 +48,7 @@ class Store:
     """Content-addressed columns under one folder. Pickles as its path; only `opened` holds the lock."""
 
     def __init__(self, root: Path | str) -> None:
-        self.root = Path(root).absolute()
+        self.root = Path(os.path.realpath(root))
         self.damaged: list[str] = []
         self._checked: set[tuple[str, int, int]] = set()
 
@@ -197,6 +197,10 @@ class StoredVectors:
         if stored is None:
             raise StoreError(f"{self.store.path(self.folder, address)}: went missing; run the same command again.")
         return vectors_of(stored.table)
+
+    def only(self, addresses: Sequence[str]) -> StoredVectors:
+        """The same with fewer pieces."""
+        return replace(self, addresses=tuple(addresses))
 
 
 def vectors_of(table: pa.Table) -> tuple[Array, Mask]:

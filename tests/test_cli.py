@@ -59,7 +59,7 @@ def test_all_mistakes_show_at_once_with_what_was_probably_meant(said):
         ([READ_ONLY, "output=in"], "output: in contains the input"),
         (["stages=[partition,read,wat]"], "stages/wat"),
         (["recipe=nope"], "Available options in 'recipe'"),
-        (["stages=[partition,read,embed,nsfw]", "embed.model=curator-demo", "embed.pretrained=curator-demo"], "trained on"),
+        (["stages=[partition,read,embed,nsfw]", "embed.model=curator-demo", "embed.pretrained=curator-demo"], "In another space its scores mean nothing"),
         (["stages=partition,read"], "'stages=[partition,read]'"),
         (["input=a.tar,b.tar"], "'input=[a.tar,b.tar]'"),
         (["read.max_pixels=1,2", READ_ONLY], "needs -m"),

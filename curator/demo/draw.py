@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,14 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from curator.commit import commit, commit_bytes
-from curator.demo.canvas import Canvas
+from curator.demo.canvas import NUMBERS, Canvas
 from curator.demo.scenes import SCENES, SIZES, scene
 from curator.formats.shards import add_member, end_of_archive
 
 TRUTH = "truth.csv"
 PER_SHARD = 100
 SIGN_SHARE, COPIED_SHARE = 0.08, 0.07
+MOST_TRIES = 40
 BROKEN = ("truncated", "empty_file", "not_an_image", "corrupt")
 FORMATS = (("jpg", "JPEG"), ("jpg", "JPEG"), ("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP"))
 
@@ -105,7 +107,7 @@ def draw_demo(folder: Path, seed: int = 7, count: int = 400) -> None:
 
     `truth.csv` goes first and comes last, so that a folder with it is whole and an interrupted draw is done again.
     """
-    mark = f"# seed {seed}, count {count}, edition 1"
+    mark = f"# seed {seed}, count {count}, edition 2"
     truth = folder / TRUTH
     if truth.is_file() and truth.read_text().startswith(mark):
         return
@@ -158,25 +160,39 @@ def _samples(seed: int, count: int) -> Iterator[tuple[str, str, bytes, dict[str,
 
 
 def _pictures(seed: int, count: int) -> list[Picture]:
-    """All pictures that are whole: singles, and groups of an original with one to three altered copies."""
+    """All pictures that are whole: singles, and groups of an original with one to three altered copies.
+
+    What is as good as drawn already (`gist`) is left out: else two pictures could be alike without being planted.
+    """
     pictures: list[Picture] = []
-    number = 0
+    seen: set[str] = set()
+    number = tries = 0
     kinds = tuple(SCENES)
     while len(pictures) < count:
-        rng = np.random.default_rng([seed, 1, number])
+        rng = np.random.default_rng([seed, 1, number, tries])
         chance = rng.random()
         sign = chance < SIGN_SHARE
         copies = int(rng.integers(1, 4)) if SIGN_SHARE <= chance < SIGN_SHARE + COPIED_SHARE else 0
         quality = 1.0 if rng.random() < 0.7 or copies else float(rng.uniform(0, 0.8))
         drawn = picture(rng, kinds[number % len(kinds)], sign, quality)
+        if gist(drawn.caption) in seen and tries < MOST_TRIES:
+            tries += 1
+            continue
+        seen.add(gist(drawn.caption))
         group = f"g{number:04d}" if copies else ""
         pictures.append(Picture(drawn.image, drawn.caption, sign, quality, group, "original" if copies else ""))
         for _ in range(copies):
             transform = TRANSFORMS[int(rng.integers(len(TRANSFORMS)))]
             image = altered(rng, drawn.image, transform)
             pictures.append(Picture(image, drawn.caption, sign, quality, group, transform))
-        number += 1
+        number, tries = number + 1, 0
     return pictures
+
+
+def gist(caption: str) -> str:
+    """A caption less what changes a picture little: how many there are, a sign, what stands in the dark."""
+    words = re.sub(r" with a warning sign$| with rings| over black \w+$", "", caption).split()
+    return " ".join(word.rstrip("s") for word in words if word not in NUMBERS)
 
 
 def _encoded(rng: np.random.Generator, drawn: Picture) -> tuple[str, bytes]:

@@ -70,7 +70,7 @@ def mountains(canvas: Canvas) -> str:
 def night(canvas: Canvas) -> str:
     """Stars, a moon, and something black in front."""
     rng = canvas.rng
-    tint = pick(rng, ("blue", "purple", "teal", "black"))
+    tint = pick(rng, ("blue", "purple", "teal", "green", "red", "black"))
     canvas.sky(mix(shade(rng, tint), (0, 0, 0), 0.82), mix(shade(rng, tint), (0, 0, 0), 0.35))
     for _ in range(int(rng.integers(30, 110))):
         canvas.disc(
@@ -78,7 +78,7 @@ def night(canvas: Canvas) -> str:
         )
     moon = pick(rng, ("full moon", "crescent moon"))
     x, y = canvas.width / 2 + canvas.side * rng.uniform(-0.32, 0.32), canvas.height * rng.uniform(0.16, 0.45)
-    radius, hue = canvas.side * rng.uniform(0.07, 0.16), pick(rng, ("white", "yellow", "orange"))
+    radius, hue = canvas.side * rng.uniform(0.07, 0.16), pick(rng, ("white", "yellow", "orange", "pink"))
     canvas.disc(x, y, radius, shade(rng, hue))
     if moon.startswith("crescent"):
         canvas.disc(x + radius * 0.45, y - radius * 0.2, radius * 0.86, mix(shade(rng, tint), (0, 0, 0), 0.62))

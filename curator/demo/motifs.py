@@ -167,7 +167,7 @@ def lines(canvas: Canvas) -> str:
 def fish(canvas: Canvas) -> str:
     """Fish under water."""
     rng = canvas.rng
-    water = pick(rng, ("blue", "teal", "green", "purple"))
+    water = pick(rng, ("blue", "teal", "green", "purple", "grey", "pink"))
     canvas.sky(mix(shade(rng, water), (255, 255, 255), rng.uniform(0.2, 0.5)), mix(shade(rng, water), (0, 0, 0), 0.5))
     for _ in range(int(rng.integers(3, 8))):
         x, tall = rng.uniform(0, canvas.width), canvas.height * rng.uniform(0.15, 0.4)
@@ -194,7 +194,7 @@ def fish(canvas: Canvas) -> str:
 def planet(canvas: Canvas) -> str:
     """Planets in space, some with rings."""
     rng = canvas.rng
-    tint = pick(rng, ("black", "purple", "blue", "teal"))
+    tint = pick(rng, ("black", "purple", "blue", "teal", "red", "green"))
     canvas.sky(mix(shade(rng, tint), (0, 0, 0), 0.75), mix(shade(rng, tint), (0, 0, 0), 0.6))
     for _ in range(int(rng.integers(20, 90))):
         canvas.disc(rng.uniform(0, canvas.width), rng.uniform(0, canvas.height), rng.uniform(1, 3.5), (250, 250, 236))

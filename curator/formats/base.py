@@ -76,8 +76,11 @@ class Reader(Protocol):
         OSError where the shard cannot be opened at all.
         """
 
-    def stamp(self, shard: Shard) -> str:
-        """A cheap fingerprint that changes when the shard does: size and mtime (of every file of a folder)."""
+    def stamp(self, shard: Shard, members: Iterable[Member] | None = None) -> str:
+        """A cheap fingerprint that changes when the shard does: size and mtime (of every file of a folder).
+
+        With `members`, it need feel no more than a change of these. OSError where something is gone.
+        """
 
     def read(self, shard: Shard, members: Iterable[Member]) -> Iterator[bytes]:
         """The bytes of each member, in order; neighbouring members come in one read."""

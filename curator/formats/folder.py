@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from curator.errors import Cause
-from curator.formats.base import Member, Sample, Shard, ShardIndex
+from curator.formats.base import Damage, Member, Sample, Shard, ShardIndex
 from curator.formats.pieces import cut
 from curator.signatures import format_of
 from curator.units import readable
@@ -28,7 +28,8 @@ class FolderReader:
 
     def index(self, shard: Shard, max_bytes: int) -> ShardIndex:
         """Every image below the folder, in lexicographic order of its path."""
-        names = dict(walk(shard))
+        lost: list[bytes] = []
+        names = dict(walk(shard, lost))
         images = [name for name in names if is_image(shard.path, name)]
         stems: dict[bytes, int] = {}
         for name in images:
@@ -41,14 +42,18 @@ class FolderReader:
             used.update(beside)
             members = tuple(_member(shard, n, names[n], max_bytes) for n in (name, *beside))
             samples.append(Sample(name if stems[stem] > 1 else stem, members))
-        return ShardIndex(samples, cut(samples, by_content=True), None, len(names) - len(used))
+        return ShardIndex(samples, cut(samples, by_content=True), _damage(shard, lost), len(names) - len(used))
 
-    def stamp(self, shard: Shard) -> str:
-        """A hash over path, size and time of every file below."""
+    def stamp(self, shard: Shard, members: Iterable[Member] | None = None) -> str:
+        """A hash over path, size, time and readability of every file below, or of some."""
         digest = hashlib.sha256()
-        for name, size in walk(shard):
-            changed = os.stat(os.path.join(os.fsencode(shard.path), name)).st_mtime_ns
-            digest.update(b"%b\0%d\0%d\0" % (name, size, changed))
+        root = os.fsencode(shard.path)
+        names = (m.name for m in members) if members is not None else (name for name, _ in walk(shard))
+        for name in names:
+            path = os.path.join(root, name)
+            status = os.stat(path)
+            state = (name, status.st_size, status.st_mtime_ns, os.access(path, os.R_OK))
+            digest.update(b"%b\0%d\0%d\0%d\0" % state)
         return digest.hexdigest()
 
     def read(self, shard: Shard, members: Iterable[Member]) -> Iterator[bytes]:
@@ -70,20 +75,36 @@ def _member(shard: Shard, name: bytes, size: int, max_bytes: int) -> Member:
     return Member(name, 0, size, Cause.MEMBER_TOO_LARGE, text)
 
 
-def walk(shard: Shard) -> Iterator[tuple[bytes, int]]:
-    """Relative path and size of every file of a folder shard, in lexicographic order of the paths."""
-    yield from _walk(os.fsencode(shard.path), b"", {os.fsencode(s) for s in shard.skip})
+def _damage(shard: Shard, lost: list[bytes]) -> Damage | None:
+    if not lost:
+        return None
+    names = ", ".join(os.fsdecode(name) for name in lost[:5]) + (" ..." if len(lost) > 5 else "")
+    return Damage(Cause.UNREADABLE, f"{shard.given}: folders that cannot be read, permission denied: {names}")
 
 
-def _walk(root: bytes, below: bytes, skip: set[bytes]) -> Iterator[tuple[bytes, int]]:
-    with os.scandir(os.path.join(root, below)) as entries:
-        # a folder's slash sorts with its files' names, so that the whole is in order of the paths
-        found = sorted((e.name + (b"/" if e.is_dir(follow_symlinks=False) else b""), e) for e in entries)
+def walk(shard: Shard, lost: list[bytes] | None = None) -> Iterator[tuple[bytes, int]]:
+    """Relative path and size of every file of a folder shard, in lexicographic order of the paths.
+
+    Folders that cannot be read are added to `lost`.
+    """
+    skip = {os.fsencode(s) for s in shard.skip}
+    yield from _walk(os.fsencode(shard.path), b"", skip, [] if lost is None else lost)
+
+
+def _walk(root: bytes, below: bytes, skip: set[bytes], lost: list[bytes]) -> Iterator[tuple[bytes, int]]:
+    try:
+        with os.scandir(os.path.join(root, below)) as entries:
+            # a folder's slash sorts with its files' names, so that the whole is in order of the paths
+            found = sorted((e.name + (b"/" if e.is_dir(follow_symlinks=False) else b""), e) for e in entries)
+    except PermissionError:
+        lost.append(below or b".")
+        return
     for name, entry in found:
-        if name.startswith(b".") or entry.path in skip:
+        if name.startswith(b"."):
             continue
         if name.endswith(b"/"):
-            yield from _walk(root, below + name, skip)
+            if not skip or os.path.realpath(entry.path) not in skip:
+                yield from _walk(root, below + name, skip, lost)
         elif entry.is_file() and not name.lower().endswith(b".tar"):
             yield below + name, entry.stat().st_size
 

@@ -22,8 +22,9 @@ class TarReader:
         samples = grouped(found.members)
         return ShardIndex(samples, cut(samples), found.damage(shard.given), found.directories)
 
-    def stamp(self, shard: Shard) -> str:
-        """Size and time of last change."""
+    def stamp(self, shard: Shard, members: Iterable[Member] | None = None) -> str:
+        """Size and time of last change of the whole tar."""
+        del members
         status = os.stat(shard.path)
         return f"{status.st_size}:{status.st_mtime_ns}"
 
@@ -32,12 +33,23 @@ class TarReader:
         with open(shard.path, "rb", buffering=0) as file:
             for run in runs(members):
                 start = run[0].offset
-                block = memoryview(os.pread(file.fileno(), run[-1].offset + run[-1].size - start, start))
+                block = memoryview(read_at(file.fileno(), start, run[-1].offset + run[-1].size - start))
                 for member in run:
                     content = block[member.offset - start : member.offset - start + member.size]
                     if len(content) < member.size:
                         raise OSError(f"{shard.given}: ends before byte {member.offset + member.size:,}")
                     yield bytes(content)
+
+
+def read_at(descriptor: int, offset: int, count: int) -> bytes:
+    """`count` bytes from `offset`, fewer at the end of the file; one call of the system gives 2 GiB at most."""
+    block = os.pread(descriptor, count, offset)
+    while 0 < len(block) < count:
+        more = os.pread(descriptor, count - len(block), offset + len(block))
+        if not more:
+            break
+        block += more
+    return block
 
 
 def runs(members: Iterable[Member]) -> Iterator[list[Member]]:

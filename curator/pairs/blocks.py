@@ -31,7 +31,8 @@ class Block:
 class Pair:
     """Two blocks to compare (the same twice: each pair in it once), as a task carries them."""
 
-    vectors: Vectors
+    vectors: Vectors  # of these pieces only
+    pieces: tuple[int, ...]  # their numbers in the collection, ascending
     a: Block
     b: Block
     floor: float
@@ -54,15 +55,22 @@ def near_pairs(vectors: Vectors, distinct: Block, floor: float, block_rows: int,
     starts = range(0, len(distinct.piece), block_rows)
     blocks = [Block(distinct.piece[s : s + block_rows], distinct.row[s : s + block_rows]) for s in starts]
     tasks = (
-        Pair(vectors, a, b, floor, i == j) for i, a in enumerate(blocks) for j, b in enumerate(blocks[: i + 1])
+        _task(vectors, a, b, floor, i == j) for i, a in enumerate(blocks) for j, b in enumerate(blocks[: i + 1])
     )  # fmt: skip
     yield from each(compare, tasks)
 
 
+def _task(vectors: Vectors, a: Block, b: Block, floor: float, same: bool) -> Pair:
+    """Two blocks with the addresses of their own pieces: a task must not grow with the collection."""
+    pieces = np.union1d(a.piece, b.piece)
+    addresses = [vectors.addresses[piece] for piece in pieces]
+    return Pair(vectors.only(addresses), tuple(pieces.tolist()), a, b, floor, same)
+
+
 def compare(pair: Pair) -> Near:
     """The near pairs between two blocks."""
-    a_ND = load(pair.vectors, pair.a)
-    b_MD = a_ND if pair.same else load(pair.vectors, pair.b)
+    a_ND = load(pair, pair.a)
+    b_MD = a_ND if pair.same else load(pair, pair.b)
     i, j = candidates(a_ND, b_MD, pair.floor)
     if pair.same:
         i, j = i[i < j], j[i < j]
@@ -104,11 +112,11 @@ def cosines(a_ND: Array, i: Array, b_MD: Array, j: Array, at_once: int = 65_536)
     return result
 
 
-def load(vectors: Vectors, block: Block) -> Array:
+def load(pair: Pair, block: Block) -> Array:
     """(n, D) float16 rows of a block, in its order."""
     parts = []
     for piece in dict.fromkeys(block.piece.tolist()):
-        emb_ND, _ = vectors.read(vectors.addresses[piece])
+        emb_ND, _ = pair.vectors.read(pair.vectors.addresses[pair.pieces.index(piece)])
         parts.append(emb_ND[block.row[block.piece == piece]])
     return np.concatenate(parts) if parts else np.zeros((0, 1), np.float16)
 

@@ -68,13 +68,22 @@ class Rows:
             column = np.asarray(values[name])
             if column.dtype.kind == "f":
                 finite &= np.isfinite(column.reshape(len(column), -1)).all(axis=1)
-            if name not in self.arrays:
-                self.arrays[name] = np.zeros((self.count, *column.shape[1:]), column.dtype)
+            self._make_room(name, column)
         for name in self.gives:
             self.arrays[name][rows[finite]] = np.asarray(values[name])[finite]
         self.has[rows[finite]] = True
         for position in np.flatnonzero(~finite):
             self.fail(int(rows[position]), Cause.SCORE_NOT_FINITE, self._not_finite(values, int(position)))
+
+    def _make_room(self, name: str, column: Array) -> None:
+        """An array that holds what is there and this column as well, whatever types other batches had."""
+        kind = np.dtype(object) if column.dtype.kind in "OUS" else column.dtype
+        had = self.arrays.get(name)
+        if had is None:
+            self.arrays[name] = np.zeros((self.count, *column.shape[1:]), kind)
+        elif had.dtype != kind:
+            both = np.dtype(object) if "O" in (had.dtype.kind, kind.kind) else np.result_type(had.dtype, kind)
+            self.arrays[name] = had.astype(both)
 
     def _not_finite(self, values: Mapping[str, Array], position: int) -> str:
         wrong = [n for n in self.gives if not np.isfinite(np.asarray(values[n])[position]).all()]
@@ -92,7 +101,7 @@ class Rows:
             if name == "embedding":
                 columns[name] = vectors_column(np.zeros((self.count, 1)) if array is None else array, self.has)
             elif array is None:
-                columns[name] = pa.nulls(self.count, pa.float32())
+                columns[name] = pa.nulls(self.count)  # of no type: pieces that have values say which
             else:
                 columns[name] = pa.array(array, mask=~self.has)
         return pa.table({**columns, **fault_columns(self.count, self.faults)})
@@ -101,14 +110,14 @@ class Rows:
     def resumed(cls, table: pa.Table, gives: Sequence[str]) -> Rows:
         """The rows of a stored object that had open ones: everything else stays as it is."""
         rows = cls(table.num_rows, gives)
-        for name in gives:
+        rows.has = valid(table, gives).copy()
+        for name in gives if rows.has.any() else ():
             if name == "embedding":
-                vectors, rows.has = vectors_of(table)
-                rows.arrays[name], rows.has = vectors.copy(), rows.has.copy()
-            else:
-                column = table.column(name).combine_chunks()
-                rows.has = column.is_valid().to_numpy(zero_copy_only=False).copy()
-                rows.arrays[name] = column.to_numpy(zero_copy_only=False).copy()
+                rows.arrays[name] = vectors_of(table)[0].copy()
+                continue
+            there = _as_array(table.column(name).filter(pa.array(rows.has)))
+            rows._make_room(name, there)
+            rows.arrays[name][rows.has] = there
         for row, (cause, detail, again) in enumerate(zip(*(table.column(n).to_pylist() for n in FAULTS), strict=True)):
             if cause is not None and not again:
                 rows.faults[row] = (cause, detail, again)

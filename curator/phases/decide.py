@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from curator.errors import Cause
 from curator.ledger import DUPLICATE
 from curator.phases.columns import as_columns, valid
-from curator.stage import Array, Choice, Mask, ProcessingStage
+from curator.stage import Array, Choice, Embedding, Mask, Pixels, ProcessingStage
 
 KEPT, DROPPED, FAILED = 0, 1, 2
 STATUS = np.array(["kept", "dropped", "failed"], object)
@@ -93,17 +94,27 @@ def _failures(verdicts: Verdicts, stage: str, rows: pa.Table, prefix: str) -> No
 
 def _filter(verdicts: Verdicts, stage: Any, rows: pa.Table) -> None:
     _failures(verdicts, stage.name, rows, f"{stage.name}.")
+    names = [n for n in stage.gives if n != "embedding"]
+    if any(isinstance(need, Pixels | Embedding) for need in stage.needed()):
+        _unmeasured(verdicts, stage.name, np.flatnonzero(verdicts.alive & ~valid(rows, names)))
     if not stage.has("keep"):
         return
-    names = [n for n in stage.gives if n != "embedding"]
     places = np.flatnonzero(verdicts.alive & valid(rows, names))
-    columns = {name: column[places] for name, column in as_columns(rows, names).items()}
+    columns = as_columns(rows.select(names).take(pa.array(places)), names)
     mask = np.asarray(stage.keep(columns))
     assert mask.dtype.kind == "b", f"{stage.name}.keep must give bools"
     assert mask.shape == places.shape, f"{stage.name}.keep must give one bool per row"
     out = places[~mask]
     cause, reason = reasons(stage, {name: column[~mask] for name, column in columns.items()})
     _drop(verdicts, stage, out, cause, reason)
+
+
+def _unmeasured(verdicts: Verdicts, stage: str, places: Array) -> None:
+    """A sound image without a score must never pass a filter: it fails, and says so."""
+    detail = f"{stage} has no value for this image; run the same command again"
+    verdicts.note(stage, places, FAILED, Cause.STAGE_ERROR.value, [detail] * len(places))
+    verdicts.seen[stage]["failed"] += len(places)
+    verdicts.seen[stage]["kept"] -= len(places)
 
 
 def _drop(verdicts: Verdicts, stage: Any, out: Array, cause: Sequence[str] | str, reason: Sequence[str]) -> None:

@@ -37,6 +37,7 @@ def gather(plan: Plan, store: Store, census: Census) -> Samples:
     stored = stored or _gathered(store, stages, addresses, place)
     table = stored.table
     census.provenance = stored.header["measured_with"]
+    census.is_open = bool(stored.header.get("open"))
     counts = [known.samples for known in census.shards]
     shard = np.repeat(np.arange(len(counts)), counts)
     starts = np.repeat(np.cumsum([0, *counts[:-1]]) if counts else [], counts).astype(np.int64)
@@ -61,7 +62,8 @@ def _gathered(store: Store, stages: Sequence[Any], addresses: Sequence[Sequence[
         table = pa.concat_tables(parts, promote_options="permissive").combine_chunks()
     else:
         table = pa.table(_no_columns(stages))
-    header = {"measured_with": {name: sorted(with_what) for name, with_what in provenance.items()}}
+    told = {name: sorted(with_what) for name, with_what in provenance.items()}
+    header = {"measured_with": told, "open": open_rows}
     if not open_rows:  # what rests on an open row must not be trusted by the run that closes it
         store.put(FOLDER, place, table, header)
     return Object(table, header)

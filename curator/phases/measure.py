@@ -16,8 +16,6 @@ import cloudpickle
 
 from curator import address
 from curator.custom import StageSpec
-from curator.errors import InputChanged
-from curator.formats import reader_of
 from curator.formats.base import Shard
 from curator.phases import inputs
 from curator.phases.inputs import Known
@@ -52,6 +50,7 @@ class Census:
     )  # spent on each stage, over all workers
     damaged: list[str] = field(default_factory=list)
     provenance: dict[str, list[str]] = field(default_factory=dict)  # by stage: what its columns were computed with
+    is_open: bool = False  # whether a fault of the machine left rows that the next run is to measure
 
     @property
     def contents(self) -> list[str]:
@@ -101,7 +100,7 @@ def _lacking(plan: Plan, store: Store, number: int, known: Known) -> Iterator[Pi
     stages = [plan.read.name, *(s.name for s in plan.images)]
     for piece, content in enumerate(known.contents):
         if content is None or not all(complete(plan, store, stage, content) for stage in stages):
-            yield PieceRef(known.shard, number, piece, *known.bounds(piece), content)
+            yield PieceRef(known.shard, number, piece, *known.bounds(piece), content, known.stamp)
 
 
 def complete(plan: Plan, store: Store, stage: str, content: str) -> bool:
@@ -136,9 +135,6 @@ def _note(store: Store, census: Census, contents: dict[int, list[str | None]], o
         known = census.shards[shard]
         if None in contents[shard] or known.hashed:
             continue
-        if reader_of(known.shard).stamp(known.shard) != known.stamp:
-            inputs.forget(store, known.shard)
-            raise InputChanged(f"{known.shard.given}: changed while it was being measured. Run the same command again.")
         census.shards[shard] = inputs.remember(store, known, contents[shard])
 
 

@@ -45,6 +45,7 @@ class PieceRef:
     first: int
     last: int
     content: str | None
+    stamp: str  # the shard's, when it was indexed
 
 
 class Piece:
@@ -57,6 +58,7 @@ class Piece:
         self.wanted: dict[str, Rows] = {}  # pixel stages whose rows are being filled
         self.streamed = False  # whether all its images were handed to the decoders
         self.waiting = 0  # images at the decoders, and rows in batches
+        self.stamp = ""  # of its members, when they were first looked at
         self.open = False  # whether any row is to be tried again by the next run
         self.read: ReadRows | None = None
         stored = self.stored(self.read_stage.name)
@@ -78,8 +80,7 @@ class Piece:
             self.to_decode |= sound
         elif had.header.get("open"):
             self.wanted[stage.name] = Rows.resumed(had.table, stage.gives)
-            again = had.table.column("open").to_pylist()
-            self.to_decode |= {i for i in sound if again[i]}
+            self.to_decode |= {i for i in sound if self.lacks_row(stage.name, i)}
 
     def stored(self, stage: str) -> Object | None:
         """What the store has of this piece."""

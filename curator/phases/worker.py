@@ -27,7 +27,7 @@ from curator.decode import Decoded
 from curator.decoders import Decoders
 from curator.errors import Fault, InputChanged, StoreError
 from curator.formats import reader_of
-from curator.formats.base import Member, Sample
+from curator.formats.base import Member, Sample, Shard
 from curator.formats.pieces import piece_content
 from curator.ledger import shown
 from curator.phases import inputs
@@ -68,6 +68,7 @@ class Partition:
         self.pixel_stages = [s for s in work.stages[1:] if pixels_of(s)]
         self.batchers = {s.name: Batcher(s, work.keys[s.name]) for s in self.pixel_stages}
         self.unfinished: list[Piece] = []
+        self.seen: set[Shard] = set()  # shards that were found as they were indexed
 
     def measure(self, refs: Sequence[PieceRef]) -> Outcome:
         """Do it, and tell what was done."""
@@ -118,10 +119,20 @@ class Partition:
         members = inputs.members_of(self.store, ref.shard)
         if members is None:
             raise InputChanged(f"{ref.shard.given}: what was known of it went missing; run the same command again.")
+        if ref.shard not in self.seen and reader_of(ref.shard).stamp(ref.shard) != ref.stamp:
+            raise self._changed(ref)
+        self.seen.add(ref.shard)
         samples = members.samples(ref.first, ref.last)
+        stamp = stamp_of(ref, samples)
         content = ref.content or content_of(ref, samples)
         self.outcome.contents[ref.shard_number, ref.number] = content
-        return Piece(self.work, ref, samples, content)
+        piece = Piece(self.work, ref, samples, content)
+        piece.stamp = stamp
+        return piece
+
+    def _changed(self, ref: PieceRef) -> InputChanged:
+        inputs.forget(self.store, ref.shard)
+        return InputChanged(f"{ref.shard.given}: changed while it was being measured. Run the same command again.")
 
     def _images_of(self, piece: Piece) -> Iterator[tuple[tuple[Piece, int], bytes]]:
         reader = reader_of(piece.ref.shard)
@@ -205,6 +216,8 @@ class Partition:
         if not piece.streamed or piece.waiting or piece not in self.unfinished:
             return
         self.unfinished.remove(piece)
+        if stamp_of(piece.ref, piece.samples) != piece.stamp:  # else other bytes would stand under this content
+            raise self._changed(piece.ref)
         if piece.read is not None:
             self._put(piece, self.read.name, piece.read.table())
         for name, rows in piece.wanted.items():
@@ -260,6 +273,14 @@ class Partition:
                 f"{self.store.path(stage, piece.address(stage))}: went missing; run the same command again."
             )
         return stored.table
+
+
+def stamp_of(ref: PieceRef, samples: Sequence[Sample]) -> str:
+    """A cheap fingerprint of the piece's files; `gone` where one is."""
+    try:
+        return reader_of(ref.shard).stamp(ref.shard, [m for sample in samples for m in sample.members])
+    except OSError:
+        return "gone"
 
 
 def content_of(ref: PieceRef, samples: Sequence[Sample]) -> str:

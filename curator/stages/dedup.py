@@ -29,6 +29,7 @@ from curator.stage import (
 
 PLACES = ("piece_a", "row_a", "piece_b", "row_b")
 POLICIES = {"aesthetic": ("aesthetic_score",), "resolution": ("width", "height"), "bytes": ("bytes",), "first": ()}
+TEXTS = ("caption", "format", "image", "notes", "content_hash")
 USUAL = ("aesthetic", "resolution", "bytes")
 
 
@@ -53,6 +54,11 @@ class SemanticDeduplicationStage(ProcessingStage):
                 f"dedup.similarity_floor={self.similarity_threshold:g}"
             )
         for policy in self.keep or ():
+            name, _, direction = policy.partition(" ")
+            if direction not in ("", "asc", "desc"):
+                raise ValueError(f"keep: {policy!r} must end in asc or desc")
+            if name in TEXTS:
+                raise ValueError(f"keep: {name} is text, which has no better and worse")
             if policy in ("hard", "easy"):
                 raise ValueError(f"keep: {policy} ranks by distance to a k-means centroid, and there are no cells yet")
         return self
@@ -86,37 +92,46 @@ class SemanticDeduplicationStage(ProcessingStage):
         `rows` has the columns to rank by, and `piece` and `row`: where each row stands in what was found. Rows may
         stand in the same place: the same content, given twice.
         """
-        count = len(alive)
-        a, b, sim = self._pairs(rows, found, alive)
-        dropped_by, similarity = keep_representatives(count, a, b, sim, ranks(rows, self.keep, count))
+        rank = ranks(rows, self.keep, len(alive))
+        vectors, best, copies, best_of = _folded(rows, found, alive, rank)
+        a, b, sim = self._pairs(found, vectors, best)
+        dropped_by, similarity = keep_representatives(len(alive), a, b, sim, rank)
+        stays = dropped_by[best_of] < 0  # rows of one vector have the same neighbours, and so the same fate
+        dropped_by[copies] = np.where(stays, best_of, dropped_by[best_of])
+        similarity[copies] = np.where(stays, 1.0, similarity[best_of])
         return Choice(dropped_by, similarity)
 
-    def _pairs(self, rows: Columns, found: pa.Table, alive: Mask) -> tuple[Array, Array, Array]:
-        """Pairs of living rows at or above the threshold, where all rows of one vector are one node each.
+    def _pairs(self, found: pa.Table, vectors: Array, best: Array) -> tuple[Array, Array, Array]:
+        """Pairs at or above the threshold whose vectors both live, as rows: the best-ranked of each vector."""
+        similarity = found.column("similarity").to_numpy()
+        near = ~found.column("same").to_numpy() & (similarity >= self.similarity_threshold)
+        if not len(vectors) or not near.any():
+            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+        places = [_place(found, side)[near] for side in "ab"]
+        at = [np.minimum(np.searchsorted(vectors, place), len(vectors) - 1) for place in places]
+        here = (vectors[at[0]] == places[0]) & (vectors[at[1]] == places[1])
+        return best[at[0][here]], best[at[1][here]], similarity[near][here]
 
-        Copies are joined to the best-ranked living row of their vector, which alone stands in pairs with others.
-        """
-        living = np.flatnonzero(alive & (rows["piece"] >= 0))
-        rank = ranks(rows, self.keep, len(alive))
-        place = rows["piece"][living].astype(np.int64) << 32 | rows["row"][living].astype(np.int64)
-        columns = {name: found.column(name).to_numpy() for name in (*PLACES, "similarity", "same")}
-        place_a, place_b = (columns[f"piece_{x}"].astype(np.int64) << 32 | columns[f"row_{x}"] for x in "ab")
-        vector = _vector_of(place, place_a[columns["same"]], place_b[columns["same"]])
-        order = np.lexsort((rank[living], vector))
-        vectors, start, group = np.unique(vector[order], return_index=True, return_inverse=True)
-        best = living[order][start]
-        near = ~columns["same"] & (columns["similarity"] >= self.similarity_threshold)
-        at_a, at_b = (np.searchsorted(vectors, p[near]) for p in (place_a, place_b))
-        at = [np.minimum(x, max(len(vectors) - 1, 0)) for x in (at_a, at_b)]
-        here = (
-            (vectors[at[0]] == place_a[near]) & (vectors[at[1]] == place_b[near])
-            if len(vectors)
-            else np.zeros(int(near.sum()), bool)
-        )
-        copies = living[order] != best[group]
-        a = np.concatenate([best[at[0][here]], best[group][copies]])
-        b = np.concatenate([best[at[1][here]], living[order][copies]])
-        return a, b, np.concatenate([columns["similarity"][near][here], np.ones(int(copies.sum()))])
+
+def _place(found: pa.Table, side: str) -> Array:
+    """(P,) int64 that stands for piece and row of one side of the pairs."""
+    piece, row = (found.column(f"{part}_{side}").to_numpy().astype(np.int64) for part in ("piece", "row"))
+    place: Array = piece << 32 | row
+    return place
+
+
+def _folded(rows: Columns, found: pa.Table, alive: Mask, rank: Array) -> tuple[Array, Array, Array, Array]:
+    """Living rows by vector: the vectors (V,) sorted, the best-ranked row of each; every other row, and its best."""
+    living = np.flatnonzero(alive & (rows["piece"] >= 0))
+    place = rows["piece"][living].astype(np.int64) << 32 | rows["row"][living].astype(np.int64)
+    same = found.filter(found.column("same"))
+    vector = _vector_of(place, _place(same, "a"), _place(same, "b"))
+    order = np.lexsort((rank[living], vector))
+    vectors, start, group = np.unique(vector[order], return_index=True, return_inverse=True)
+    ordered = living[order]
+    best = ordered[start]
+    copy = ordered != best[group]
+    return vectors, best, ordered[copy], best[group][copy]
 
 
 def _vector_of(place: Array, first: Array, copy: Array) -> Array:
@@ -148,7 +163,10 @@ def ranked_by(policy: str) -> Iterator[tuple[str, int]]:
 def ranks(rows: Columns, keep: tuple[str, ...] | None, count: int) -> Array:
     """(N,) a permutation, 0 the best; ties by input order. Rows without a value come last."""
     keys: list[Any] = [np.arange(count)]
-    for policy in reversed(keep if keep is not None else USUAL):
+    policies = list(keep if keep is not None else USUAL)
+    if "first" in policies:  # input order has no ties: nothing behind it has a say
+        policies = policies[: policies.index("first")]
+    for policy in reversed(policies):
         columns = [(rows[name], sign) for name, sign in ranked_by(policy) if name in rows]
         if not columns:
             continue

@@ -23,6 +23,10 @@ class Pieces:
         """Sorted."""
         return sorted(self.arrays)
 
+    def only(self, addresses):
+        """Fewer of them."""
+        return Pieces({a: self.arrays[a] for a in addresses})
+
     def read(self, address):
         """Rows, all of them there."""
         emb = self.arrays[address]
@@ -151,6 +155,15 @@ def test_a_chain_of_six_each_close_to_the_next_keeps_three():
     rows = {"piece": np.zeros(6, np.int64), "row": np.arange(6)}
     choice = stage.choose(rows, found, np.ones(6, bool))
     assert np.flatnonzero(choice.dropped_by < 0).tolist() == [0, 2, 4]
+
+
+def test_copies_of_a_row_that_is_dropped_for_another_are_dropped_with_it():
+    """Rows of one vector have the same neighbours: none of them may stay when the best of them goes."""
+    emb = np.array([[1, 0], [0.96, 0.28], [0.96, 0.28], [0.96, 0.28]]).astype(np.float16)
+    stage = SemanticDeduplicationStage(keep=("first",))
+    found = stage.find(Pieces({"a": emb}), inline)
+    choice = stage.choose({"piece": np.zeros(4, np.int64), "row": np.arange(4)}, found, np.ones(4, bool))
+    assert choice.dropped_by.tolist() == [-1, 0, 0, 0]
 
 
 def test_a_threshold_that_is_met_exactly_is_a_duplicate():
