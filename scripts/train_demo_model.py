@@ -53,14 +53,13 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--steps", type=int, default=300)
     options.add_argument("--pictures", type=int, default=14_000)
-    options.add_argument("--first", type=int, default=0, help="the number of the first picture, a multiple of 34")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--scratch", type=Path, default=Path(".curator/demo-training"))
     options.add_argument("--output", type=Path, default=DEMO)
     options.add_argument("--continue", dest="go_on", action="store_true", help="from the weights in --output")
     chosen = options.parse_args()
     chosen.scratch.mkdir(parents=True, exist_ok=True)
-    pixels, captions, unsafe_N, quality_N = drawn(chosen.scratch, chosen.first, chosen.pictures, chosen.threads)
+    pixels, captions, unsafe_N, quality_N = drawn(chosen.scratch, chosen.pictures, chosen.threads)
     if not chosen.go_on:
         write_vocabulary(chosen.output, captions)
     model, tokenizer = model_and_tokenizer(chosen.output, chosen.go_on, chosen.threads)
@@ -75,15 +74,15 @@ def main() -> None:
 # What is learned from ------------------------------------------------------------------------------------------------
 
 
-def drawn(scratch: Path, first: int, count: int, workers: int) -> tuple[NDArray[np.uint8], list[str], Any, Any]:
+def drawn(scratch: Path, count: int, workers: int) -> tuple[NDArray[np.uint8], list[str], Any, Any]:
     """Pixels (N, VIEWS, SIDE, SIDE, 3) uint8, captions, unsafe (N,) bool, quality (N,); kept in `scratch`."""
-    pixels_file, facts_file = (scratch / f"{what}-{first}-{count}" for what in ("pixels", "facts"))
+    pixels_file, facts_file = scratch / f"pixels-{count}.npy", scratch / f"facts-{count}.json"
     if not facts_file.exists():
         start, facts = time.monotonic(), []
         pixels = np.lib.format.open_memmap(pixels_file, "w+", np.uint8, (count, VIEWS, SIDE, SIDE, 3))
         with multiprocessing.get_context("fork").Pool(workers) as pool:
-            for row, (views, *fact) in enumerate(pool.imap(views_of, range(first, first + count), chunksize=50)):
-                pixels[row] = views
+            for art, (views, *fact) in enumerate(pool.imap(views_of, range(count), chunksize=50)):
+                pixels[art] = views
                 facts.append(fact)
         pixels.flush()
         facts_file.write_text(json.dumps(facts))
@@ -95,11 +94,11 @@ def drawn(scratch: Path, first: int, count: int, workers: int) -> tuple[NDArray[
 def views_of(art: int) -> tuple[NDArray[np.uint8], str, bool, float]:
     """A picture as the model sees it, and altered copies of it; caption, unsafe, quality."""
     rng = np.random.default_rng([SEED, art])
-    twins = art // 2 % 3 == 0  # one scene, with the sign and without
-    scene_rng = np.random.default_rng([SEED, art // 2, 1]) if twins else rng
-    quality = 1.0 if scene_rng.random() < 0.65 else float(scene_rng.uniform(0, 0.9))
-    sign = art % 2 == 0 if twins else bool(rng.random() < 0.1)
-    original = picture(scene_rng, list(SCENES)[kind_of(art)], sign, quality)
+    quality = 1.0 if rng.random() < 0.65 else float(rng.uniform(0, 0.9))
+    sign, scene_rng = bool(rng.random() < 0.1), rng
+    if art // 2 % 3 == 0:  # twins: one scene, with the sign and without
+        quality, sign, scene_rng = 1.0, art % 2 == 0, np.random.default_rng([SEED, art // 2, 1])
+    original = picture(scene_rng, list(SCENES)[art // 2 % len(SCENES)], sign, quality)
     views = [seen(stored(rng, original.image))]
     for _ in range(VIEWS - 1):
         copy = original.image
@@ -107,11 +106,6 @@ def views_of(art: int) -> tuple[NDArray[np.uint8], str, bool, float]:
             copy = altered(rng, copy, TRANSFORMS[int(place)])
         views.append(seen(stored(rng, copy)))
     return np.stack(views), f"{grade(quality)}{original.caption}", original.unsafe, quality
-
-
-def kind_of(art: Any) -> Any:
-    """Which of the SCENES a picture is, or (N,) pictures are; neighbours 2n and 2n + 1 are alike."""
-    return art // 2 % len(SCENES)
 
 
 def forms_of(captions: list[str]) -> list[list[str]]:
@@ -213,13 +207,11 @@ def train(model: Any, pixels: NDArray[np.uint8], tokens_FNL: Any, facts_N2: Any,
     groups = [{"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.05}]
     groups += [{"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=top, betas=(0.9, 0.98))
-    all_twins = np.arange((len(pixels) - HELD_OUT) // 2)
     model.train()
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = top * min((step + 1) / 50, 0.5 + 0.5 * math.cos(math.pi * step / steps) + 0.01)
-        some = np.isin(kind_of(2 * all_twins), rng.permutation(len(SCENES))[: 6 if step % 2 else len(SCENES)])
-        twins = np.sort(rng.choice(all_twins[some], batch // 2, replace=False))
+        twins = np.sort(rng.choice((len(pixels) - HELD_OUT) // 2, batch // 2, replace=False))
         rows_B = np.stack([2 * twins, 2 * twins + 1], axis=1).ravel()
         first, second = rng.permutation(VIEWS)[:2]
         views = np.concatenate([pixels[rows_B, first], pixels[rows_B, second]])
