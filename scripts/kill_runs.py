@@ -1,10 +1,11 @@
 """Kill runs at random moments, in every phase, and compare what the same command then gives.
 
-    python scripts/kill_runs.py [--kills 12] [--seed 0]
+    python scripts/kill_runs.py [--kills 15] [--seed 0]
 
-Each round starts over with a fresh store, kills the runner or a worker with SIGKILL at a moment drawn over the whole
-length of an undisturbed run (measuring, deciding, writing and the swap of the output among them), checks that no
-process is left, and runs the command again: `shards/` and `ledger/` must be the undisturbed run's, byte for byte.
+Each round starts over with a fresh store, every other one over the output of another setting; it waits until a phase is
+reached (start, measure, decide, write, the swap of the output, in turn), kills the runner or a worker with SIGKILL a
+random moment later, checks that no process is left, and runs the command again: `shards/` and `ledger/` must be the
+undisturbed run's, byte for byte.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
+LONGEST_S = {"start": 0.5, "measure": 2.0, "decide": 0.05, "write": 0.1, "swap": 0.002}
+PHASES = tuple(LONGEST_S)
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples/saturation"
 COMMAND = [
     sys.executable, "-m", "curator", "--config-dir", str(EXAMPLE), "stages=[partition,read,saturation,write]",
@@ -59,41 +62,42 @@ def digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def phase(folder: Path) -> str:
-    """Where a run stands, told by what lies on the disk."""
-    out = folder / "out"
-    if (out / ".next/run.json").exists() or (out / ".old").exists():
-        return "swap"
-    if (out / ".next/ledger").exists() or (out / ".next/shards").exists():
-        return "write"
-    stored = len(list((folder / ".curator/store/saturation").glob("*/*")))
-    return "start" if not stored else "measure" if stored < 40 else "decide"
+def reached(folder: Path, phase: str) -> bool:
+    """Whether a run has come to a phase, told by what lies on the disk."""
+    out, stored = folder / "out", folder / ".curator/store"
+    if phase == "swap":
+        return (out / ".next/run.json").exists()
+    if phase == "write":
+        return any((out / ".next/shards").glob("*"))
+    if phase == "decide":
+        return any((stored / "gathered").glob("*/*"))
+    return any((stored / "saturation").glob("*/*")) if phase == "measure" else stored.exists()
 
 
-def killed(folder: Path, moment_s: float, victim: str) -> tuple[str, int]:
-    """Run, kill at a moment, wait; the phase that it fell into, and processes left after ten seconds."""
+def killed(folder: Path, phase: str, delay_s: float, victim: str) -> tuple[str, int]:
+    """Run, kill a moment after a phase is reached; what was hit, and processes left after ten seconds."""
     run = subprocess.Popen(COMMAND, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + moment_s
-    while time.monotonic() < end and run.poll() is None:
-        time.sleep(0.002)
-    children = psutil.Process(run.pid).children(recursive=True) if run.poll() is None else []
-    fell = phase(folder) if run.poll() is None else "over"
-    workers = [p for p in children if p.is_running() and any("spawn_main" in part for part in p.cmdline())]
+    while run.poll() is None and not reached(folder, phase):
+        pass  # no sleep: a swap takes a few milliseconds
+    time.sleep(delay_s)
+    if run.poll() is not None:
+        return "over before the kill", 0
+    children = psutil.Process(run.pid).children(recursive=True)
+    workers = [p for p in children if any("spawn_main" in part for part in p.cmdline())]
     if victim == "worker" and workers:
         workers[0].send_signal(signal.SIGKILL)
         run.wait()
-        return f"{fell}, worker", 0
-    if run.poll() is None:
-        os.kill(run.pid, signal.SIGKILL)
+        return f"{phase}, worker", 0
+    os.kill(run.pid, signal.SIGKILL)
     run.wait()
     _, alive = psutil.wait_procs(children, timeout=10)
-    return f"{fell}, runner", len([p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE])
+    return f"{phase}, runner", len([p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE])
 
 
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=12)
+    parser.add_argument("--kills", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance = random.Random(options.seed)
@@ -104,19 +108,22 @@ def main() -> None:
         folder = Path(name)
         (folder / "in").mkdir()
         make(folder / "in")
-        begin = time.monotonic()
         subprocess.run(COMMAND, cwd=folder, check=True, capture_output=True)
-        length, truth = time.monotonic() - begin, digest(folder)
+        truth = digest(folder)
         for number in range(options.kills):
-            if number % 2 == 0:  # else the store and the old output stay: the kill falls into deciding and the swap
-                shutil.rmtree(folder / ".curator")
-                shutil.rmtree(folder / "out", ignore_errors=True)
+            phase = PHASES[number % len(PHASES)]
+            shutil.rmtree(folder / ".curator")
+            if number % 2:  # else the output of another setting stands there, to be replaced
+                shutil.rmtree(folder / "out")
             else:
-                subprocess.run(
-                    [*COMMAND, "saturation.score_threshold=0.3"], cwd=folder, check=True, capture_output=True
-                )
-            moment = chance.uniform(0.3, length if number % 2 == 0 else 1.6)
-            fell, remaining = killed(folder, moment, chance.choice(["runner", "runner", "worker"]))
+                other = [*COMMAND, "saturation.score_threshold=0.3"]
+                subprocess.run(other, cwd=folder, check=True, capture_output=True)
+                shutil.rmtree(folder / ".curator")
+            delay = chance.uniform(
+                0, {"start": 0.5, "measure": 2.0, "decide": 0.05, "write": 0.1, "swap": 0.002}[phase]
+            )
+            victim = "worker" if phase == "measure" and chance.random() < 0.5 else "runner"
+            fell, remaining = killed(folder, phase, delay, victim)
             falls[fell] += 1
             left += remaining
             subprocess.run(COMMAND, cwd=folder, check=True, capture_output=True)
