@@ -189,7 +189,8 @@ def _tell(state: Sweep, overrides: Sequence[str]) -> None:
     stages = list(dict.fromkeys(s for row in state.rows for s in row.counts.get("by_stage", {})))
     header = [*names, "inputs", "kept", *(f"dropped by {s}" for s in stages), "failed", "exit"]
     lines = [_cells(row, names, stages) for row in state.rows]
-    print(table("", ["job", *header], [[str(n), *line] for n, line in enumerate(lines)]))
+    wrapped = [name.replace(".", ".\n").replace("by ", "by\n") for name in header]
+    print(table("", ["job", *wrapped], [[str(n), *line] for n, line in enumerate(lines)]))
     text = io.StringIO()
     csv.writer(text).writerows([["folder", *header, "error"]])
     csv.writer(text).writerows([row.folder, *line, row.error] for row, line in zip(state.rows, lines, strict=True))
@@ -217,8 +218,16 @@ def _cells(row: Row, names: Sequence[str], stages: Sequence[str]) -> list[str]:
 def _command(row: Row, overrides: Sequence[str]) -> str:
     """The single run that writes one row's setting."""
     same = [
-        o.lstrip("+") for o in overrides
+        _as_typed(o) for o in overrides
         if o.partition("=")[0].lstrip("+") not in {*row.overrides, "output"} and not o.startswith("hydra.")
     ]  # fmt: skip
-    chosen = [f"{name}={value}" for name, value in row.overrides.items()]
+    chosen = [_as_typed(f"{name}={value}") for name, value in row.overrides.items()]
     return " ".join(["curate", *(shlex.quote(o) for o in [*same, *chosen]), "output=out"])
+
+
+def _as_typed(override: str) -> str:
+    """An override without the signs and quotes that were added for Hydra's grammar."""
+    name, equals, value = override.lstrip("+").partition("=")
+    quoted = len(value) > 1 and value[0] == value[-1] == "'"
+    plain = value[1:-1].replace("\\'", "'") if quoted else value
+    return f"{name}{equals}{plain}"
