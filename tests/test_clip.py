@@ -18,7 +18,7 @@ from curator.errors import ConfigError, WeightsError
 from curator.models import catalogue
 from curator.models.checkpoints import from_transformers, tower_state
 from curator.models.clip import embed_texts, image_tower, import_open_clip, quiet
-from curator.models.published import DEMO, DEMO_MODEL
+from curator.models.published import DEMO_MODEL
 from curator.stage import ImageBatch, Pixels, Worker
 from curator.stages.embed import ImageEmbeddingStage
 
@@ -364,7 +364,6 @@ def test_the_vectors_of_a_batch_do_not_depend_on_neighbours_or_place(small_file:
     np.testing.assert_array_equal(tower.embed(pixels)[2], tower.embed(other)[5])
 
 
-@pytest.mark.skipif(not (DEMO / f"{DEMO_MODEL}.safetensors").exists(), reason="the demo model is not in this checkout")
 def test_the_demo_model_goes_the_same_way() -> None:
     """Its pictures and texts meet in one space, by open_clip's own code on its config."""
     stage = ImageEmbeddingStage(model=DEMO_MODEL, pretrained=DEMO_MODEL, precision="fp32")
