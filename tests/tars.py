@@ -43,3 +43,22 @@ def sparse(name: str, real_size: int) -> bytes:
     block[148:156] = b" " * 8
     block[148:156] = b"%06o\0 " % sum(block)
     return bytes(block)
+
+
+def with_checksum(block: bytes, signed: bool = False) -> bytes:
+    """A header block with the checksum that its other bytes add up to; `signed`, as some old tars added them."""
+    blank = block[:148] + b" " * 8 + block[156:BLOCK]
+    total = sum(byte - 256 if signed and byte > 127 else byte for byte in blank)
+    return blank[:148] + b"%06o\0 " % total + blank[156:]
+
+
+def pax(**records: bytes) -> bytes:
+    """A pax header for the next member; `__` in a name stands for a dot."""
+    content = b""
+    for name, value in records.items():
+        rest = len(name.replace("__", ".")) + len(value) + 3
+        length = next(n for n in range(rest, rest + 9) if n == rest + len(str(n)))
+        content += b"%d %b=%b\n" % (length, name.replace("__", ".").encode(), value)
+    info = tarfile.TarInfo("PaxHeader")
+    info.type, info.size = tarfile.XHDTYPE, len(content)
+    return info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % BLOCK)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import random
+import subprocess
 import tarfile
 import time
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from curator.errors import Cause
 from curator.formats.tar import TarIndex, index_tar
 from tests.conftest import SHARED, shared
-from tests.tars import BLOCK, offset_of, sparse, special, tar_of
+from tests.tars import BLOCK, offset_of, pax, sparse, special, tar_of, with_checksum
 
 MEMBERS = [(f"{n:03d}.jpg", bytes([n]) * (400 + 300 * n)) for n in range(20)]
 LIMIT = 1 << 20
@@ -131,11 +133,153 @@ def test_a_negative_size_ends_in_bounded_time(tmp_path):
     content = bytearray(tar_of(MEMBERS[:3]))
     at = offset_of(bytes(content), "001.jpg")
     content[at + 124 : at + 136] = (-512).to_bytes(12, "big", signed=True)
-    content[at + 148 : at + 156] = b" " * 8
-    content[at + 148 : at + 156] = b"%06o\0 " % sum(content[at : at + BLOCK])
+    content[at : at + BLOCK] = with_checksum(bytes(content[at : at + BLOCK]))
     found = index(tmp_path, bytes(content))
     assert names(found) == ["000.jpg", "002.jpg"]
     assert found.faults
+
+
+@pytest.mark.parametrize("digits", [b"9" * 30, b"9" * 4_000, b"9" * 5_000, b"-512", b"", b"1e9"])
+def test_a_size_in_a_pax_record_that_no_file_has_is_damage(tmp_path, digits):
+    """Python reads no number of more than 4,300 digits and shows none of more than 308: neither may end a run."""
+    head = special("a.jpg", tarfile.REGTYPE)
+    found = index(tmp_path, pax(size=digits) + head + tar_of(MEMBERS[:2]))
+    assert names(found) == ["000.jpg", "001.jpg"]
+    assert [cause for cause, _ in found.faults] == [Cause.DAMAGED_AT_OFFSET]
+    found = index(tmp_path, pax(GNU__sparse__realsize=digits) + head + tar_of(MEMBERS[:2]))
+    assert names(found) == ["000.jpg", "001.jpg"]
+    assert found.members[0][0].fault == Cause.MEMBER_TOO_LARGE
+
+
+@pytest.mark.parametrize(
+    "options", [["--format=gnu"], *(["--format=posix", f"--sparse-version={v}"] for v in ("0.0", "0.1", "1.0"))]
+)
+def test_a_sparse_file_of_gnu_tar_is_one_fault_and_no_damage(tmp_path, options):
+    """Sixty pieces of data between holes fill several blocks of maps; the member behind them is read."""
+    with open(tmp_path / "holes.jpg", "wb") as file:
+        for piece in range(60):
+            file.seek(piece << 20)
+            file.write(b"x" * 4096)
+    (tmp_path / "z.jpg").write_bytes(b"z" * 900)
+    command = ["tar", "--sparse", *options, "-cf", "t.tar", "holes.jpg", "z.jpg"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    found = index_tar(str(tmp_path / "t.tar"), 1 << 30)
+    assert [(m.name, m.fault) for m, _ in found.members] == [
+        (b"holes.jpg", Cause.MEMBER_TOO_LARGE),
+        (b"z.jpg", None),
+    ]
+    assert "59.0 MiB" in found.members[0][0].detail
+    assert found.faults == []
+
+
+@pytest.mark.parametrize("form", ["v7", "oldgnu", "gnu", "ustar", "posix"])
+def test_behind_a_damaged_header_gnu_tars_members_are_found_in_each_format(tmp_path, form):
+    """Archives of the seventh edition have no magic to search for."""
+    for name, content in MEMBERS:
+        (tmp_path / name).write_bytes(content)
+    command = ["tar", f"--format={form}", "-cf", "t.tar", *(name for name, _ in MEMBERS)]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    content = bytearray((tmp_path / "t.tar").read_bytes())
+    with tarfile.open(tmp_path / "t.tar") as tar:
+        content[tar.getmember("007.jpg").offset_data - BLOCK + 5] ^= 0x41
+    found = index(tmp_path, bytes(content))
+    assert names(found) == [name for name, _ in MEMBERS if name != "007.jpg"]
+    assert [cause for cause, _ in found.faults] == [Cause.DAMAGED_AT_OFFSET]
+
+
+def test_old_checksums_over_signed_bytes_are_right(tmp_path):
+    """tarfile reads both sums."""
+    info = tarfile.TarInfo("größe.jpg")
+    head = with_checksum(info.tobuf(tarfile.USTAR_FORMAT, encoding="latin-1"), signed=True)
+    found = index(tmp_path, head + tar_of(MEMBERS[:1]))
+    with tarfile.open(tmp_path / "t.tar", encoding="latin-1") as tar:
+        assert tar.getnames() == ["größe.jpg", "000.jpg"]
+    assert [m.name.decode("latin-1") for m, _ in found.members] == ["größe.jpg", "000.jpg"]
+    assert found.faults == []
+
+
+@pytest.mark.parametrize("kind", [b"Q", b"M"])
+def test_a_kind_that_nobody_knows_is_passed_over_with_its_data(tmp_path, kind):
+    """Its bytes are no header, and no damage."""
+    info = tarfile.TarInfo("a.bin")
+    info.type, info.size = kind, 700
+    found = index(tmp_path, info.tobuf(tarfile.USTAR_FORMAT) + b"d" * 1024 + tar_of(MEMBERS[:1]))
+    assert [m.fault for m, _ in found.members] == [Cause.SPECIAL_MEMBER, None]
+    assert found.faults == []
+
+
+def test_a_label_and_lists_of_directories_are_passed_over(tmp_path):
+    """What `tar --label --listed-incremental` adds is no member."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").write_bytes(b"a" * 700)
+    command = ["tar", "--label=backup", "--listed-incremental=state", "-cf", "t.tar", "photos"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    found = index_tar(str(tmp_path / "t.tar"), LIMIT)
+    assert names(found) == ["photos/a.jpg"]
+    assert (len(found.members), found.directories, found.faults) == (1, 2, [])
+
+
+def test_a_long_name_belongs_to_the_next_member_only(tmp_path):
+    """An archive that ends behind one, joined to another, must not rename the other's first member."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 6
+    head = info.tobuf(tarfile.GNU_FORMAT) + b"wrong\0".ljust(BLOCK, b"\0")
+    assert names(index(tmp_path, head + bytes(2 * BLOCK) + tar_of(MEMBERS[:1]))) == ["000.jpg"]
+
+
+def test_a_name_ends_at_its_first_zero_byte(tmp_path):
+    """As for every program written in C; else a name could show as one thing and be written as another."""
+    found = index(tmp_path, pax(path=b"a.jpg\0/../b.png") + tar_of(MEMBERS[:1]))
+    assert names(found) == ["a.jpg"]
+
+
+def test_holes_of_a_file_are_not_read(tmp_path):
+    """4 TB of nothing behind a tar, or behind garbage, cost no time."""
+    begin = time.monotonic()
+    for content, members in ((tar_of(MEMBERS[:2]), 2), (b"garbage " * 64, 0)):
+        (tmp_path / "t.tar").write_bytes(content)
+        with open(tmp_path / "t.tar", "r+b") as file:
+            file.truncate(4 << 40)
+        assert len(index_tar(str(tmp_path / "t.tar"), LIMIT).members) == members
+    assert time.monotonic() - begin < 5
+
+
+def test_damage_at_every_second_header_takes_seconds(tmp_path):
+    """A search that reads on far at each would take hours."""
+    good, bad = special("a.jpg", tarfile.REGTYPE), bytearray(special("b.jpg", tarfile.REGTYPE))
+    bad[5] ^= 0x41
+    begin = time.monotonic()
+    found = index(tmp_path, (bytes(bad) + good) * 10_000 + bytes(2 * BLOCK))
+    assert len(found.members) == len(found.faults) == 10_000
+    assert "and 9,992 more" in found.damage("a.tar").detail
+    assert time.monotonic() - begin < 20
+
+
+def test_whatever_is_broken_members_lie_in_the_file_and_do_not_overlap(tmp_path):
+    """500 tars with bytes flipped, blocks zeroed, parts cut out or repeated: never an exception, never an endless walk."""
+    rng = random.Random(0)
+    whole = tar_of([*MEMBERS[:8], ("n" * 150 + ".jpg", b"long")], form=tarfile.GNU_FORMAT)
+    whole += pax(path="größe.jpg".encode()) + sparse("s.jpg", 1 << 40) + tar_of(MEMBERS[8:12], form=tarfile.PAX_FORMAT)
+    for _ in range(500):
+        content = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            at, blocks = rng.randrange(len(content)), rng.randint(1, 4) * BLOCK
+            match rng.randrange(4):
+                case 0:
+                    content[at] ^= 1 << rng.randrange(8)
+                case 1:
+                    content[at : at + blocks] = bytes(min(blocks, len(content) - at))
+                case 2:
+                    del content[at : at + blocks]
+                case 3:
+                    content[at:at] = content[at - at % BLOCK : at - at % BLOCK + blocks]
+            content = content or bytearray(1)
+        found = index(tmp_path, bytes(content))
+        end = 0
+        for member in (m for m, _ in found.members if m.fault is None):
+            assert end <= member.offset
+            end = member.offset + member.size
+        assert end <= len(content)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a tar" * 500, bytes(4096), gzip.compress(tar_of(MEMBERS[:2]))])

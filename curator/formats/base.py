@@ -46,7 +46,8 @@ class Sample:
         """What of a member's name stands behind the key and its dot: `jpg`, `left.jpg`; else behind the last dot."""
         if member.name.startswith(self.key + b"."):
             return member.name[len(self.key) + 1 :]
-        return member.name.rpartition(b"/")[2].rpartition(b".")[2] if b"." in member.name else b""
+        base = member.name.rpartition(b"/")[2]
+        return base.rpartition(b".")[2] if b"." in base else b""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from curator.errors import Cause
@@ -23,26 +25,35 @@ SIDECARS = frozenset((b"txt", b"json"))
 MAGIC = 32  # bytes that tell an image
 
 
+@dataclass
+class Passed:
+    """What a walk passed over: folders that cannot be read, and how many dot-names."""
+
+    lost: list[bytes] = field(default_factory=list)
+    hidden: int = 0
+
+
 class FolderReader:
     """Reads a folder as one shard."""
 
     def index(self, shard: Shard, max_bytes: int) -> ShardIndex:
         """Every image below the folder, in lexicographic order of its path."""
-        lost: list[bytes] = []
-        names = dict(walk(shard, lost))
+        passed = Passed()
+        names = dict(walk(shard, passed))
         images = [name for name in names if is_image(shard.path, name)]
-        stems: dict[bytes, int] = {}
-        for name in images:
-            stems[stem_of(name)] = stems.get(stem_of(name), 0) + 1
+        stems = Counter(map(stem_of, images))
+        beside: dict[bytes, list[bytes]] = defaultdict(list)
+        for name in names:
+            if suffix_of(name) in SIDECARS and stem_of(name) in stems:
+                beside[stem_of(name)].append(name)
         samples = []
-        used = set(images)
         for name in images:
             stem = stem_of(name)
-            beside = [other for other in (stem + b".json", stem + b".txt") if other in names]
-            used.update(beside)
-            members = tuple(_member(shard, n, names[n], max_bytes) for n in (name, *beside))
+            members = tuple(_member(shard, n, names[n], max_bytes) for n in (name, *beside[stem]))
             samples.append(Sample(name if stems[stem] > 1 else stem, members))
-        return ShardIndex(samples, cut(samples, by_content=True), _damage(shard, lost), len(names) - len(used))
+        unused = len(names) - len(images) - sum(map(len, beside.values()))
+        damage = _damage(shard, passed.lost)
+        return ShardIndex(samples, cut(samples, by_content=True), damage, unused + passed.hidden)
 
     def stamp(self, shard: Shard, members: Iterable[Member] | None = None) -> str:
         """A hash over path, size, time and readability of every file below, or of some."""
@@ -82,29 +93,30 @@ def _damage(shard: Shard, lost: list[bytes]) -> Damage | None:
     return Damage(Cause.UNREADABLE, f"{shard.given}: folders that cannot be read, permission denied: {names}")
 
 
-def walk(shard: Shard, lost: list[bytes] | None = None) -> Iterator[tuple[bytes, int]]:
+def walk(shard: Shard, passed: Passed | None = None) -> Iterator[tuple[bytes, int]]:
     """Relative path and size of every file of a folder shard, in lexicographic order of the paths.
 
-    Folders that cannot be read are added to `lost`.
+    What is passed over is noted in `passed`.
     """
     skip = {os.fsencode(s) for s in shard.skip}
-    yield from _walk(os.fsencode(shard.path), b"", skip, [] if lost is None else lost)
+    yield from _walk(os.fsencode(shard.path), b"", skip, Passed() if passed is None else passed)
 
 
-def _walk(root: bytes, below: bytes, skip: set[bytes], lost: list[bytes]) -> Iterator[tuple[bytes, int]]:
+def _walk(root: bytes, below: bytes, skip: set[bytes], passed: Passed) -> Iterator[tuple[bytes, int]]:
     try:
         with os.scandir(os.path.join(root, below)) as entries:
             # a folder's slash sorts with its files' names, so that the whole is in order of the paths
             found = sorted((e.name + (b"/" if e.is_dir(follow_symlinks=False) else b""), e) for e in entries)
     except PermissionError:
-        lost.append(below or b".")
+        passed.lost.append(below or b".")
         return
     for name, entry in found:
         if name.startswith(b"."):
+            passed.hidden += 1
             continue
         if name.endswith(b"/"):
             if not skip or os.path.realpath(entry.path) not in skip:
-                yield from _walk(root, below + name, skip, lost)
+                yield from _walk(root, below + name, skip, passed)
         elif entry.is_file() and not name.lower().endswith(b".tar"):
             yield below + name, entry.stat().st_size
 

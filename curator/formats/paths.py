@@ -59,7 +59,7 @@ def expanded(given: str) -> Iterator[str]:
     if re.match(r"[a-z][a-z0-9+.-]*://", given):
         raise ConfigError(f"input: {given} is a URL; this version reads tars and folders on disk.")
     if not os.path.exists(given) and (glob.has_magic(given) or "{" in given):
-        paths = list(braces(given))
+        paths = list(dict.fromkeys(braces(given)))
         found = {path: sorted(glob.glob(path, recursive=True)) for path in paths}
         if missing := [path for path in paths if not found[path]]:
             shown = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")

@@ -29,9 +29,9 @@ NAME_BYTES, LARGEST_OCTAL = 100, 8**11 - 1
 
 @dataclass(frozen=True)
 class Job:
-    """One output shard: which rows it takes, and from where. Small enough to travel."""
+    """One output shard: which rows it takes, and from where."""
 
-    source: Any  # phases.write.StoredSource: sample, read, check
+    source: Any  # phases.write.StoredSource: shard, sample, read, check
     rows: pa.Table
     stem: Path  # folder/00000
 
@@ -52,15 +52,20 @@ def write_shard(job: Job) -> Written:
     samples = list(_samples(source, job.rows))
     keys = output_keys([sample.key for _, sample in samples])
     written = Written(job.stem.name, [key.decode("utf-8", "backslashreplace") for key in keys], 0)
-    shards = list(dict.fromkeys(job.rows.column("shard").to_pylist()))
-    for shard in shards:
+    tars = shards_of(source, job.rows, "webdataset")
+    for shard in tars:
         source.check(shard)
     with commit(job.stem.with_suffix(".tar")) as file:
         written.bytes = _write_tar(file, source, job.rows, samples, keys, written.suffixes)
-    for shard in shards:
+    for shard in tars:
         source.check(shard)
     _write_beside(job, written.keys)
     return written
+
+
+def shards_of(source: Any, rows: pa.Table, form: str) -> list[str]:
+    """The shards of one format that some rows come from, by the ledger's names for them, in order."""
+    return [shard for shard in dict.fromkeys(rows.column("shard").to_pylist()) if source.shard(shard).format == form]
 
 
 def _samples(source: Any, rows: pa.Table) -> Iterator[tuple[str, Sample]]:
@@ -71,13 +76,15 @@ def _samples(source: Any, rows: pa.Table) -> Iterator[tuple[str, Sample]]:
 def output_keys(keys: Sequence[bytes]) -> list[bytes]:
     """Keys as they leave: dots become `_` (readers cut keys there), equal ones get `-1`, `-2` ... behind them."""
     taken: set[bytes] = set()
+    last: dict[bytes, int] = {}  # the number behind the last of its kind, so that many equal keys cost no search each
     result = []
     for key in keys:
         plain = key.removeprefix(b"./").replace(b".", b"_")
-        free, n = plain, 0
+        free, n = plain, last.get(plain, 0)
         while free in taken:
             n += 1
             free = b"%b-%d" % (plain, n)
+        last[plain] = n
         taken.add(free)
         result.append(free)
     return result

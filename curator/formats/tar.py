@@ -2,12 +2,14 @@
 
 Python's `tarfile` and webdataset end silently at a damaged or zeroed header. Here, only zeros may follow the end
 marker; if a valid header does, archives were joined and reading goes on; if anything else does, or a header is
-damaged, the next valid header is searched for, and what was skipped is told. Formats: POSIX ustar and pax, GNU.
+damaged, the next valid header is searched for, and what was skipped is told. Formats: POSIX ustar and pax, GNU, v7.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -18,11 +20,15 @@ from curator.units import readable
 BLOCK = 512
 WINDOW = 1 << 18  # read at once while headers lie close together
 EXTENDED_MAX = 1 << 20  # a longer name or pax header is damage
-SEARCH = 1 << 23
+SEARCH_FIRST, SEARCH = 1 << 16, 1 << 23  # bytes of a search's first read and of its largest: each doubles the last
 ZEROS = bytes(BLOCK)
 SHOWN = 8  # damages told one by one
+MOST = 1 << 62  # no size is larger; what claims more is shown as this
 
-REGULAR, LINKS, DIRECTORY = b"\x000 7", b"12", b"5"
+REGULAR, LINKS = b"\x000 7", b"12"
+DIRECTORIES = b"5DV"  # GNU's list of a directory and name of a volume are no files either
+WITHOUT_DATA = b"346"  # devices and pipes, whatever size they state
+CHECKSUM = re.compile(rb" *[0-7]+[\0 ]")
 
 
 @dataclass
@@ -38,7 +44,7 @@ class TarIndex:
         if not self.faults:
             return None
         told = "; ".join(text for _, text in self.faults[:SHOWN])
-        more = f"; and {len(self.faults) - SHOWN} more" if len(self.faults) > SHOWN else ""
+        more = f"; and {len(self.faults) - SHOWN:,} more" if len(self.faults) > SHOWN else ""
         return Damage(self.faults[0][0], f"{name}: {told}{more}. {len(self.members):,} members read")
 
 
@@ -47,8 +53,9 @@ class Header:
     """One header block, read."""
 
     name: bytes
-    size: int
+    size: int  # -1 where it is negative
     kind: bytes
+    magic: bool  # whether it says `ustar`, as all but v7 do
 
 
 class Blocks:
@@ -66,6 +73,14 @@ class Blocks:
             self._bytes = os.pread(self.descriptor, max(count, WINDOW if self._near(offset) else 4096), offset)
             begin = 0
         return self._bytes[begin : begin + count]
+
+    def data_from(self, offset: int) -> int:
+        """The first block from `offset` that does not lie in a hole of the file; its end where there is none."""
+        try:
+            place = os.lseek(self.descriptor, offset, os.SEEK_DATA)
+        except OSError as error:
+            return self.size if error.errno == errno.ENXIO else offset
+        return max(offset, place - place % BLOCK)
 
     def _near(self, offset: int) -> bool:
         """Whether headers lie close: then a window holds many, else it would read images for nothing."""
@@ -91,14 +106,19 @@ class Walk:
         self.blocks, self.max_bytes = blocks, max_bytes
         self.index = TarIndex()
         self.notes: tuple[str, ...] = ()
-        self.long_name: bytes | None = None
-        self.pax: dict[bytes, bytes] = {}
+        self.magic = False  # whether a header with the magic was seen: then headers without are not searched for
+        self._forget()
         if (compressed := compression(blocks.at(0))) is not None:
             self._fault(Cause.UNREADABLE, f"is compressed with {compressed}; unpack it to a plain tar first")
         elif blocks.size == 0:
             self._fault(Cause.EMPTY_FILE, "the file has no bytes")
         else:
             self._walk()
+
+    def _forget(self) -> None:
+        """Whatever extended headers said belongs to no later member."""
+        self.long_name: bytes | None = None
+        self.pax: dict[bytes, bytes] = {}
 
     def _walk(self) -> None:
         at: int | None = 0
@@ -118,16 +138,18 @@ class Walk:
 
     def _ended(self, at: int) -> None:
         """The file ends where a header or the end marker should be."""
-        if at < self.blocks.size:
-            self._fault(Cause.DAMAGED_AT_OFFSET, f"{self.blocks.size - at} stray bytes at byte {at:,}")
+        size = self.blocks.size
+        if at < size:
+            self._fault(Cause.DAMAGED_AT_OFFSET, f"{size - at} stray bytes at byte {at:,}")
+        elif at - size >= BLOCK:
+            self._fault(Cause.TRUNCATED, f"a member reaches to byte {at:,} and the file ends at byte {size:,}")
         else:
-            self._fault(
-                Cause.NO_END_MARKER,
-                f"ends at byte {self.blocks.size:,} with no end-of-archive blocks; it may be cut short",
-            )
+            text = f"ends at byte {size:,} with no end-of-archive blocks; it may be cut short"
+            self._fault(Cause.NO_END_MARKER, text)
 
     def _behind_zeros(self, at: int) -> int | None:
         """What follows zeros: nothing (the end), another archive, or damage."""
+        self._forget()
         behind = self._first_nonzero(at)
         if behind is None:
             return None
@@ -140,18 +162,20 @@ class Walk:
         return self._damaged(at)
 
     def _first_nonzero(self, at: int) -> int | None:
+        """The first block from `at` that is not zeros; None where there is none to the end of the file."""
+        step = BLOCK
         while at < self.blocks.size:
-            part = self.blocks.at(at, min(WINDOW, self.blocks.size - at))
-            stripped = part.lstrip(b"\0")
-            if stripped:
-                place = at + len(part) - len(stripped)
+            at, step = self.blocks.data_from(at), min(2 * step, WINDOW)
+            part = self.blocks.at(at, step)
+            if part != bytes(len(part)):
+                place = at + len(part) - len(part.lstrip(b"\0"))
                 return place - place % BLOCK
-            at += len(part)
+            at += step
         return None
 
     def _damaged(self, at: int) -> int | None:
         """Search on from a bad header; what is skipped is told."""
-        self.long_name, self.pax = None, {}
+        self._forget()
         found = self._next_header(at + BLOCK)
         end = self.blocks.size if found is None else found
         rest = "nothing readable behind it" if found is None else f"reading goes on at byte {found:,}"
@@ -159,44 +183,51 @@ class Walk:
         return found
 
     def _next_header(self, at: int) -> int | None:
-        """The next block that is a header, found by the magic that all current tars write."""
+        """The next block that is a header. Only in an archive without the magic is one without it looked for."""
+        step = SEARCH_FIRST
         while at < self.blocks.size:
-            part = os.pread(self.blocks.descriptor, SEARCH, at)
-            place = part.find(b"ustar")
-            while place >= 0:
-                start = place - 257
-                if start >= 0 and start % BLOCK == 0 and parsed(part[start : start + BLOCK]) is not None:
+            at = self.blocks.data_from(at)
+            part = os.pread(self.blocks.descriptor, step, at)
+            for start in _with_magic(part) if self.magic else _with_checksum(part):
+                if parsed(part[start : start + BLOCK]) is not None:
                     return at + start
-                place = part.find(b"ustar", place + 1)
-            if len(part) < SEARCH:
+            if len(part) < step:
                 return None
-            at += SEARCH - BLOCK
+            at, step = at + step, min(2 * step, SEARCH)
         return None
 
     def _member(self, at: int, header: Header) -> int | None:
         """Take in what a header announces; where the next one is."""
         data = at + BLOCK
+        self.magic = self.magic or header.magic
         if header.kind in b"LKxgX":
             return self._extension(at, header)
         name, size, sparse = self._named(header)
         if size < 0:
             return self._damaged(at)
-        if header.kind == DIRECTORY or (header.kind in REGULAR and name.endswith(b"/")):
+        if header.kind in DIRECTORIES or (header.kind in REGULAR and name.endswith(b"/")):
             self.index.directories += 1
-            return data
+            return data + rounded(size) if header.kind == b"D" else data
         if header.kind in LINKS:
             return self._unusable(name, data, 0, Cause.LINK_MEMBER, "a link; links are never followed")
         if sparse or header.kind == b"S":
-            claimed = number(self.blocks.at(at + 483, 12)) if header.kind == b"S" else size
-            claim = f"claims {readable(max(claimed or 0, size))} (sparse)"
-            end = data + rounded(header.size)
-            while self.blocks.at(at + 482, 1) == b"\x01" and header.kind == b"S" and end < self.blocks.size:
-                end, at = end + BLOCK, data  # GNU: further maps of holes before the data
-            self._unusable(name, data, 0, Cause.MEMBER_TOO_LARGE, f"{claim}; sparse members are not read")
-            return end
+            return self._sparse(at, name, size, header)
         if header.kind not in REGULAR:
-            return self._unusable(name, data, 0, Cause.SPECIAL_MEMBER, "a device, pipe or other special member")
+            self._unusable(name, data, 0, Cause.SPECIAL_MEMBER, "a device, pipe or other special member")
+            return data if header.kind in WITHOUT_DATA else data + rounded(size)
         return self._regular(at, name, data, size)
+
+    def _sparse(self, at: int, name: bytes, size: int, header: Header) -> int:
+        """A file with holes, which may claim any size: never read. Behind old GNU headers lie further maps of holes."""
+        end = at + BLOCK
+        if header.kind == b"S":
+            size = max(size, number(self.blocks.at(at + 483, 12)) or 0)
+            more = at + 482
+            while self.blocks.at(more, 1) == b"\x01" and end < self.blocks.size:
+                more, end = end + 504, end + BLOCK
+        text = f"claims {readable(min(size, MOST))} (sparse); sparse members are not read"
+        self._unusable(name, at + BLOCK, 0, Cause.MEMBER_TOO_LARGE, text)
+        return end + rounded(header.size)
 
     def _regular(self, at: int, name: bytes, data: int, size: int) -> int | None:
         if data + size > self.blocks.size:
@@ -220,14 +251,13 @@ class Walk:
         """Name, size and whether sparse, with what extended headers before it said."""
         name, size = self.long_name or self.pax.get(b"path", header.name), header.size
         sparse = any(key.startswith(b"GNU.sparse") for key in self.pax)
-        if b"size" in self.pax and self.pax[b"size"].isdigit():
-            size = int(self.pax[b"size"])
+        if b"size" in self.pax:
+            size = decimal(self.pax[b"size"])
         if sparse:
             name = self.pax.get(b"GNU.sparse.name", name)
-            claimed = self.pax.get(b"GNU.sparse.realsize", self.pax.get(b"GNU.sparse.size", b""))
-            size = int(claimed) if claimed.isdigit() else size
-        self.long_name, self.pax = None, {}
-        return name.lstrip(b"/") or b"?", size, sparse
+            size = max(size, *(decimal(self.pax.get(b"GNU.sparse." + key, b"")) for key in (b"realsize", b"size")))
+        self._forget()
+        return name.split(b"\0", 1)[0].lstrip(b"/") or b"?", size, sparse
 
     def _extension(self, at: int, header: Header) -> int | None:
         """A header that says something about the next one."""
@@ -236,25 +266,46 @@ class Walk:
             return self._damaged(at)
         content = self.blocks.at(data, header.size)
         if header.kind == b"L":
-            self.long_name = content.rstrip(b"\0")
+            self.long_name = content.split(b"\0", 1)[0]
         elif header.kind in b"xX":
             self.pax |= dict(pax_records(content))
         return data + rounded(header.size)
+
+
+def _with_magic(part: bytes) -> Iterator[int]:
+    """Where blocks begin that have the magic in its place."""
+    place = part.find(b"ustar")
+    while place >= 0:
+        if place >= 257 and (place - 257) % BLOCK == 0:
+            yield place - 257
+        place = part.find(b"ustar", place + 1)
+
+
+def _with_checksum(part: bytes) -> Iterator[int]:
+    """Where blocks begin that have a number in the checksum's place."""
+    return (at for at in range(0, len(part), BLOCK) if CHECKSUM.match(part, at + 148, at + 156))
 
 
 def parsed(block: bytes) -> Header | None:
     """A header block, None where its checksum or its numbers are wrong."""
     if len(block) < BLOCK:
         return None
-    stated = octal(block[148:156])
-    if stated is None or stated != sum(block) - sum(block[148:156]) + 256:
+    stated, summed = octal(block[148:156]), block[:148] + block[156:]
+    total = 8 * ord(" ") + sum(summed)
+    if stated != total and stated != total - 256 * sum(byte > 127 for byte in summed):  # old tars add signed bytes
         return None
     size = number(block[124:136])
     if size is None:
         return None
     name = block[:100].split(b"\0", 1)[0]
+    magic = block[257:262] == b"ustar"
     prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
-    return Header(prefix + b"/" + name if prefix else name, size, block[156:157])
+    return Header(prefix + b"/" + name if prefix else name, size, block[156:157], magic)
+
+
+def decimal(text: bytes) -> int:
+    """A size in a pax record; -1 where it is none that a file can have."""
+    return int(text) if text.isdigit() and len(text) < 20 else -1
 
 
 def octal(field_bytes: bytes) -> int | None:

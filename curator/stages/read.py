@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -11,7 +12,7 @@ from curator.decode import FORMATS, DecodeSettings
 from curator.errors import Cause, Fault
 from curator.formats import reader_of
 from curator.formats.base import Member, Sample, Shard, ShardIndex
-from curator.formats.folder import IMAGE_SUFFIXES, suffix_of
+from curator.formats.folder import IMAGE_SUFFIXES, MAGIC, suffix_of
 from curator.signatures import format_of
 from curator.stage import ProcessingStage, measures, speeds
 from curator.units import Size, parse_bytes
@@ -68,7 +69,7 @@ class ImageReaderStage(ProcessingStage):
             return images[0]
         if self.image_suffix is None:
             for member in sample.members:
-                if suffix_of(member.name) not in NO_IMAGES and format_of(peek(member)[:32]) is not None:
+                if suffix_of(member.name) not in NO_IMAGES and format_of(peek(_beginning(member))) is not None:
                     return member
         return Fault(Cause.NO_IMAGE, f"No image among {', '.join(label(m) for m in sample.members)}")
 
@@ -86,6 +87,11 @@ class ImageReaderStage(ProcessingStage):
     def caption_of(self, sample: Sample) -> Member | None:
         """The member that holds the caption, if there is one."""
         return next((m for m in sample.members if m.fault is None and suffix_of(m.name) == b"txt"), None)
+
+
+def _beginning(member: Member) -> Member:
+    """What of a member in a tar tells an image, so that no more of it is read; a file in a folder as a whole."""
+    return replace(member, size=min(member.size, MAGIC)) if member.offset else member
 
 
 def label(member: Member) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from curator.formats.shards import Job, Written, write_shard
+from curator.formats.shards import Job, Written, shards_of, write_shard
 from curator.stage import Each, ProcessingStage, decides, speeds
 from curator.units import Size, parse_bytes
 
@@ -37,10 +36,13 @@ class ImageWriterStage(ProcessingStage):
     def write(
         self, kept: pa.Table, source: Any, folder: Path, each: Each
     ) -> tuple[dict[str, Sequence[Any]], dict[str, Any]]:
-        """Write the kept rows; `output_shard` and `output_key` for each of them, and facts for run.json."""
+        """Write the kept rows; `output_shard` and `output_key` for each of them, and facts for run.json.
+
+        Raises InputChanged where the input is not what was measured.
+        """
         starts = list(self._starts(kept, source))
         if not starts:
-            return {"output_shard": [], "output_key": []}, {"shards": 0, "samples": 0, "bytes": 0, "remarks": []}
+            return {"output_shard": [], "output_key": []}, _facts([])
         place = folder / "shards"
         place.mkdir()
         ends = [*starts[1:], kept.num_rows]
@@ -49,27 +51,37 @@ class ImageWriterStage(ProcessingStage):
             Job(source, kept.slice(start, end - start), place / f"{n:0{width}d}")
             for n, (start, end) in enumerate(zip(starts, ends, strict=True))
         )
+        folders = shards_of(source, kept, "folder")  # once for all jobs: it is a look at every file below
+        for shard in folders:
+            source.check(shard)
         written = sorted(each(write_shard, jobs), key=lambda w: w.stem)
+        for shard in folders:
+            source.check(shard)
         keys = [key for shard in written for key in shard.keys]
         shards = [f"{shard.stem}.tar" for shard in written for _ in shard.keys]
         return {"output_shard": shards, "output_key": keys}, _facts(written)
 
     def _starts(self, kept: pa.Table, source: Any) -> Iterator[int]:
         """The first row of each output shard."""
-        count = kept.num_rows
+        even = self._even_starts(kept.num_rows)
         most = self.images_per_tar or self.samples_per_shard
-        if self.min_shards is not None and count:
-            most = min(most, math.ceil(count / self.min_shards))
         if self.max_shard_bytes is None:
-            yield from range(0, count, most)
+            yield from even or range(0, kept.num_rows, most)
             return
         sizes = _sample_bytes(kept, source)
         limit, held, rows = parse_bytes(self.max_shard_bytes), 0, 0
-        for row in range(count):
-            if rows == 0 or rows >= most or held + sizes[row] > limit:
+        for row in range(kept.num_rows):
+            if rows == 0 or rows >= most or held + sizes[row] > limit or row in even:
                 yield row
                 held = rows = 0
             held, rows = held + int(sizes[row]), rows + 1
+
+    def _even_starts(self, count: int) -> dict[int, None]:
+        """Where `min_shards` is more than full shards would be: the starts of so many, none a sample larger."""
+        wanted = min(self.min_shards or 0, count)
+        if -(-count // (self.images_per_tar or self.samples_per_shard)) >= wanted:
+            return {}
+        return dict.fromkeys(n * count // wanted for n in range(wanted))
 
 
 def _sample_bytes(kept: pa.Table, source: Any) -> Any:
@@ -79,7 +91,7 @@ def _sample_bytes(kept: pa.Table, source: Any) -> Any:
 
 
 def _facts(written: Sequence[Written]) -> dict[str, Any]:
-    suffixes = sorted(set().union(*(shard.suffixes for shard in written)))
+    suffixes = sorted(set[tuple[str, ...]]().union(*(shard.suffixes for shard in written)))
     remarks = []
     if len(suffixes) > 1:
         told = "; ".join(" ".join(s) for s in suffixes[:4]) + (" ..." if len(suffixes) > 4 else "")
