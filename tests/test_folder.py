@@ -108,7 +108,7 @@ def test_links_to_folders_are_not_followed_and_links_to_files_are(tmp_path):
     (tmp_path / "in/b.jpg").symlink_to(tmp_path / "store/x.jpg")
     (tmp_path / "in/nothing.jpg").symlink_to(tmp_path / "gone")
     os.mkfifo(tmp_path / "in/pipe.jpg")
-    assert list(keys(shard)) == ["a", "b"]
+    assert list(keys(shard)) == ["a", "b", "nothing"]
 
 
 def test_names_that_are_not_utf8_are_read_as_they_are(tmp_path):
@@ -210,3 +210,28 @@ def test_a_real_folder_has_a_row_for_each_of_its_files(tmp_path):
     found = index(shard)
     assert sorted(m.name.decode() for s in found.samples for m in s.members) == sorted(names)
     assert found.passed_over == 0
+
+
+def test_a_link_to_nothing_is_a_failed_row_and_a_link_in_a_circle_is_one(tmp_path):
+    """Sets kept with git-annex are links, some to files that are not there: those must not vanish without a word."""
+    shard = lay(tmp_path, "good.jpg")
+    os.symlink("/nowhere/b.jpg", tmp_path / "gone.jpg")
+    os.symlink("circle.jpg", tmp_path / "circle.jpg")
+    os.symlink("/nowhere", tmp_path / "no_image")
+    found = index(shard)
+    assert [(s.key, s.members[0].fault) for s in found.samples] == [
+        (b"circle", Cause.UNREADABLE),
+        (b"gone", Cause.UNREADABLE),
+        (b"good", None),
+    ]
+    assert '"/nowhere/b.jpg", which is not there' in found.samples[1].members[0].detail
+    stamp = reader_of(shard).stamp(shard)
+    (tmp_path / "gone.jpg").unlink()
+    assert reader_of(shard).stamp(shard) != stamp
+
+
+def test_a_pipe_is_never_opened(tmp_path):
+    """It would never end."""
+    shard = lay(tmp_path, "a.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert list(keys(shard)) == ["a"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -175,3 +176,11 @@ def test_a_tar_that_went_meanwhile_is_still_listed(place):
     (place / "b/9.tar").symlink_to(place / "gone.tar")
     shards = FilePartitioningStage().list(["b"])
     assert [os.path.basename(s.given) for s in shards] == ["0.tar", "1.tar", "9.tar", "2.TAR"]
+
+
+def test_a_hundred_thousand_small_files_are_grouped_at_once():
+    """However many fit one task."""
+    shards = [Shard("", "", "webdataset", 1)] * 100_000
+    begin = time.process_time()
+    assert len(list(FilePartitioningStage(blocksize="1GiB").group(shards))) == 1
+    assert time.process_time() - begin < 5

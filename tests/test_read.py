@@ -143,3 +143,11 @@ def test_a_format_that_runs_other_programs_is_refused():
     """EPS would start Ghostscript on whatever a stranger wrote."""
     with pytest.raises(ConfigError, match="EPS is never decoded"):
         ImageReaderStage(formats=("JPEG", "EPS"))
+
+
+def test_names_in_reasons_are_safe_to_print():
+    """An escape sequence or a direction mark in a file name does nothing to a terminal or a report."""
+    name = "\x1b[2J\u202e.txt".encode()
+    fault = ImageReaderStage().image_of(Sample(name[:-4], (Member(name, 0, 4),)), lambda _: b"text")
+    assert isinstance(fault, Fault)
+    assert fault.detail == 'No image among "\\x1b[2J\\xe2\\x80\\xae.txt"'

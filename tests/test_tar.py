@@ -241,7 +241,7 @@ def test_holes_of_a_file_are_not_read(tmp_path):
         with open(tmp_path / "t.tar", "r+b") as file:
             file.truncate(4 << 40)
         assert len(index_tar(str(tmp_path / "t.tar"), LIMIT).members) == members
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 60
 
 
 def test_damage_at_every_second_header_takes_seconds(tmp_path):
@@ -252,7 +252,7 @@ def test_damage_at_every_second_header_takes_seconds(tmp_path):
     found = index(tmp_path, (bytes(bad) + good) * 10_000 + bytes(2 * BLOCK))
     assert len(found.members) == len(found.faults) == 10_000
     assert "and 9,992 more" in found.damage("a.tar").detail
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 60
 
 
 def test_whatever_is_broken_members_lie_in_the_file_and_do_not_overlap(tmp_path):

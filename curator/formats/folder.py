@@ -15,6 +15,7 @@ from pathlib import Path
 from curator.errors import Cause
 from curator.formats.base import Damage, Member, Sample, Shard, ShardIndex
 from curator.formats.pieces import cut
+from curator.ledger import shown
 from curator.signatures import format_of
 from curator.units import readable
 
@@ -23,6 +24,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 SIDECARS = frozenset((b"txt", b"json"))
 MAGIC = 32  # bytes that tell an image
+GONE = -1  # the size of a link to nothing
 
 
 @dataclass
@@ -62,7 +64,7 @@ class FolderReader:
         names = (m.name for m in members) if members is not None else (name for name, _ in walk(shard))
         for name in names:
             path = os.path.join(root, name)
-            status = os.stat(path)
+            status = os.stat(path) if os.path.exists(path) else os.lstat(path)
             state = (name, status.st_size, status.st_mtime_ns, os.access(path, os.R_OK))
             digest.update(b"%b\0%d\0%d\0%d\0" % state)
         return digest.hexdigest()
@@ -78,7 +80,11 @@ class FolderReader:
 
 
 def _member(shard: Shard, name: bytes, size: int, max_bytes: int) -> Member:
-    if not os.access(os.path.join(os.fsencode(shard.path), name), os.R_OK):
+    path = os.path.join(os.fsencode(shard.path), name)
+    if size == GONE:
+        what = f'a link to "{shown(os.readlink(path))}", which is not there' if os.path.islink(path) else "it is gone"
+        return Member(name, 0, 0, Cause.UNREADABLE, f"cannot be read: {what}")
+    if not os.access(path, os.R_OK):
         return Member(name, 0, size, Cause.UNREADABLE, "cannot be read: permission denied")
     if size <= max_bytes:
         return Member(name, 0, size)
@@ -96,7 +102,8 @@ def _damage(shard: Shard, lost: list[bytes]) -> Damage | None:
 def walk(shard: Shard, passed: Passed | None = None) -> Iterator[tuple[bytes, int]]:
     """Relative path and size of every file of a folder shard, in lexicographic order of the paths.
 
-    What is passed over is noted in `passed`.
+    A link to a file is that file; one to nothing has the size GONE; linked folders are not entered. What is passed
+    over is noted in `passed`.
     """
     skip = {os.fsencode(s) for s in shard.skip}
     yield from _walk(os.fsencode(shard.path), b"", skip, Passed() if passed is None else passed)
@@ -117,8 +124,18 @@ def _walk(root: bytes, below: bytes, skip: set[bytes], passed: Passed) -> Iterat
         if name.endswith(b"/"):
             if not skip or os.path.realpath(entry.path) not in skip:
                 yield from _walk(root, below + name, skip, passed)
-        elif entry.is_file() and not name.lower().endswith(b".tar"):
-            yield below + name, entry.stat().st_size
+        elif not name.lower().endswith(b".tar") and (size := _size(entry)) is not None:
+            yield below + name, size
+
+
+def _size(entry: os.DirEntry[bytes]) -> int | None:
+    """Bytes of a file; GONE for a link to nothing; None for what is no file (a linked folder, a pipe)."""
+    try:
+        if entry.is_file():
+            return entry.stat().st_size
+        return GONE if entry.is_symlink() and not os.path.exists(entry.path) else None
+    except OSError:  # a link in a circle
+        return GONE
 
 
 def stem_of(name: bytes) -> bytes:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from curator.errors import ConfigError
 from curator.formats.base import Shard
 from curator.formats.folder import is_image, walk
+from curator.ledger import shown
 
 TAR = ".tar"
 TABLES = (".parquet", ".csv", ".jsonl", ".tsv", ".txt", ".json", ".npy", ".npz")
@@ -30,7 +31,7 @@ def shards_of(inputs: Sequence[str], no_input: Sequence[Path]) -> list[Shard]:
     skip = {str(folder) for folder in no_input}
     for given in inputs:
         try:
-            for path in expanded(given):
+            for path in expanded(given, skip):
                 for shard in _shards(path, skip):
                     shards.setdefault(f"{shard.format}:{os.path.realpath(shard.path)}", shard)
         except ConfigError as error:
@@ -54,17 +55,20 @@ def _below(root: str, paths: Sequence[str] | set[str]) -> tuple[str, ...]:
     return tuple(sorted(path for path in paths if path.startswith(root.rstrip(os.sep) + os.sep)))
 
 
-def expanded(given: str) -> Iterator[str]:
-    """The paths that one input means: itself, or what its braces and wildcards stand for."""
-    if re.match(r"[a-z][a-z0-9+.-]*://", given):
+def expanded(given: str, skip: Collection[str] = ()) -> Iterator[str]:
+    """The paths that one input means: itself, or what its braces and wildcards stand for.
+
+    Wildcards pass over `skip` (output, store): `*` means the input also where the output lies beside it.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", given):
         raise ConfigError(f"input: {given} is a URL; this version reads tars and folders on disk.")
     if not os.path.exists(given) and (glob.has_magic(given) or "{" in given):
         paths = list(dict.fromkeys(braces(given)))
-        found = {path: sorted(glob.glob(path, recursive=True)) for path in paths}
+        found = {path: [path] if os.path.exists(path) else _matching(path, skip) for path in paths}
         if missing := [path for path in paths if not found[path]]:
-            shown = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
+            told = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
             count = f" ({len(missing)} of {len(paths)})" if len(paths) > 1 else ""
-            raise ConfigError(f"input: {shown}: nothing is there{count}. The folder looked in: {_nearest(missing[0])}.")
+            raise ConfigError(f"input: {told}: nothing is there{count}. The folder looked in: {_nearest(missing[0])}.")
         for path in paths:
             yield from found[path]
     elif not os.path.exists(given):
@@ -73,25 +77,54 @@ def expanded(given: str) -> Iterator[str]:
         yield given
 
 
+def _matching(pattern: str, skip: Collection[str]) -> list[str]:
+    return sorted(path for path in glob.glob(pattern, recursive=True) if os.path.realpath(path) not in skip)
+
+
 def braces(text: str) -> Iterator[str]:
-    """`a{00..02}.tar` -> a00.tar a01.tar a02.tar; `{a,b}` -> a, b; several and nested ones, as shells do."""
-    match = re.search(r"\{([^{}]*)\}", text)
+    """`a{00..02}.tar` -> a00.tar a01.tar a02.tar; `{a,b}` -> a, b; several and nested ones, in the order of shells.
+
+    Braces that mean neither a list nor a range stand for themselves.
+    """
+    for start in (n for n, sign in enumerate(text) if sign == "{"):
+        parts, end = _parts(text, start)
+        options = parts if len(parts) > 1 else _range("".join(parts))
+        if options:
+            tails = list(braces(text[end:]))
+            heads = (head for option in options for head in braces(option))
+            yield from (text[:start] + head + tail for head in heads for tail in tails)
+            return
+    yield text
+
+
+def _parts(text: str, start: int) -> tuple[list[str], int]:
+    """What the commas of the brace at `start` separate, and where the text goes on; nothing if it never closes."""
+    parts, depth = [""], 0
+    for n, sign in enumerate(text[start + 1 :], start + 1):
+        if sign == "}" and depth == 0:
+            return parts, n + 1
+        depth += (sign == "{") - (sign == "}")
+        if sign == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return [], start
+
+
+def _range(inside: str) -> list[str]:
+    """`0..9`, `000..100`, `9..0..3`, `a..e` -> what they count; nothing for any other text."""
+    match = re.fullmatch(r"(?:(-?\d+)\.\.(-?\d+)|([A-Za-z])\.\.([A-Za-z]))(?:\.\.(-?\d+))?", inside)
     if match is None:
-        yield text
-        return
-    before, inside, after = text[: match.start()], match.group(1), text[match.end() :]
-    for option in _options(inside):
-        yield from braces(before + option + after)
-
-
-def _options(inside: str) -> Sequence[str]:
-    numbers = re.fullmatch(r"(-?\d+)\.\.(-?\d+)(?:\.\.(\d+))?", inside)
-    if numbers is None:
-        return inside.split(",") if "," in inside else [f"[{{]{inside}[}}]"]
-    first, last, step = numbers.groups()
-    width = max(len(first), len(last)) if first.startswith("0") or last.startswith("0") else 0
-    by = max(1, int(step or 1)) * (1 if int(first) <= int(last) else -1)
-    return [f"{n:0{width}d}" for n in range(int(first), int(last) + (1 if by > 0 else -1), by)]
+        return []
+    first, last, letter, last_letter, step = match.groups()
+    begin, end = (ord(letter), ord(last_letter)) if letter else (int(first), int(last))
+    by = abs(int(step or 1)) or 1
+    counted = range(begin, end + 1, by) if begin <= end else range(begin, end - 1, -by)
+    if letter:
+        return [chr(n) for n in counted]
+    padded = re.match(r"-?0\d", first) or re.match(r"-?0\d", last)
+    width = max(len(first), len(last)) if padded else 0
+    return [f"{n:0{width}d}" for n in counted]
 
 
 def _nearest(path: str) -> str:
@@ -117,7 +150,16 @@ def _shards(path: str, skip: set[str]) -> Iterator[Shard]:
 
 
 def _tar(path: str) -> Shard:
-    return Shard(path, os.path.abspath(path), "webdataset", _size(path))
+    return Shard(_given(path), os.path.abspath(path), "webdataset", _size(path))
+
+
+def _given(path: str) -> str:
+    """A path as the ledger can hold it: as given, or escaped where its bytes are not UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return shown(os.fsencode(path))
+    return path
 
 
 def _size(path: str) -> int:
@@ -130,8 +172,9 @@ def _size(path: str) -> int:
 
 def _of_folder(path: str, skip: set[str]) -> Iterator[Shard]:
     tars: list[str] = []
+    lost: list[OSError] = []
     others = size = 0
-    for folder, names, files in os.walk(path):
+    for folder, names, files in os.walk(path, onerror=lost.append):
         names[:] = sorted(n for n in names if not n.startswith(".") and os.path.realpath(f"{folder}/{n}") not in skip)
         for name in sorted(f for f in files if not f.startswith(".")):
             if name.lower().endswith(TAR):
@@ -140,7 +183,8 @@ def _of_folder(path: str, skip: set[str]) -> Iterator[Shard]:
                 others += 1
                 size += _size(os.path.join(folder, name))
     yield from (_tar(tar) for tar in sorted(tars))
-    shard = Shard(path, os.path.abspath(path), "folder", size, _below(os.path.realpath(path), skip))
-    # a folder of tars may have tables and notes beside them: those are no shard of their own
-    if others and (not tars or any(is_image(shard.path, name) for name, _ in walk(shard))):
+    shard = Shard(_given(path), os.path.abspath(path), "folder", size, _below(os.path.realpath(path), skip))
+    # a folder of tars may have tables and notes beside them: those are no shard of their own; what cannot be looked
+    # into is told by the index of the folder
+    if lost or (others and (not tars or any(is_image(shard.path, name) for name, _ in walk(shard)))):
         yield shard

@@ -40,6 +40,9 @@ from curator.wiring import pixels_of
 
 ROWS_AT_ONCE = 1024  # of stages that need no pixels: one shape, whatever their batch size, so always the same bits
 
+AS_INDEXED: set[tuple[Shard, str]] = set()
+"""Folders that this process has found as they were indexed."""
+
 
 @dataclass
 class Outcome:
@@ -68,7 +71,6 @@ class Partition:
         self.pixel_stages = [s for s in work.stages[1:] if pixels_of(s)]
         self.batchers = {s.name: Batcher(s, work.keys[s.name]) for s in self.pixel_stages}
         self.unfinished: list[Piece] = []
-        self.seen: set[Shard] = set()  # shards that were found as they were indexed
 
     def measure(self, refs: Sequence[PieceRef]) -> Outcome:
         """Do it, and tell what was done."""
@@ -119,9 +121,11 @@ class Partition:
         members = inputs.members_of(self.store, ref.shard)
         if members is None:
             raise InputChanged(f"{ref.shard.given}: what was known of it went missing; run the same command again.")
-        if ref.shard not in self.seen and reader_of(ref.shard).stamp(ref.shard) != ref.stamp:
-            raise self._changed(ref)
-        self.seen.add(ref.shard)
+        if (ref.shard, ref.stamp) not in AS_INDEXED:
+            if reader_of(ref.shard).stamp(ref.shard) != ref.stamp:
+                raise self._changed(ref)
+            if ref.shard.format == "folder":  # a look at every file below: once in a process, not in every task
+                AS_INDEXED.add((ref.shard, ref.stamp))
         samples = members.samples(ref.first, ref.last)
         stamp = stamp_of(ref, samples)
         content = ref.content or content_of(ref, samples)

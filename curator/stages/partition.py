@@ -43,11 +43,13 @@ class FilePartitioningStage(ProcessingStage):
         most_files = self.files_per_partition or (len(shards) if self.blocksize else TOGETHER_FILES)
         most_bytes = parse_bytes(self.blocksize) if self.blocksize else TOGETHER_BYTES
         group: list[Shard] = []
+        held = 0
         for shard in shards:
-            full = self.files_per_partition is None and sum(s.bytes for s in group) + shard.bytes > most_bytes
+            full = self.files_per_partition is None and held + shard.bytes > most_bytes
             if group and (len(group) >= most_files or full):
                 yield group
-                group = []
+                group, held = [], 0
             group.append(shard)
+            held += shard.bytes
         if group:
             yield group

@@ -13,6 +13,7 @@ from curator.errors import Cause, Fault
 from curator.formats import reader_of
 from curator.formats.base import Member, Sample, Shard, ShardIndex
 from curator.formats.folder import IMAGE_SUFFIXES, MAGIC, suffix_of
+from curator.ledger import shown
 from curator.signatures import format_of
 from curator.stage import ProcessingStage, measures, speeds
 from curator.units import Size, parse_bytes
@@ -96,7 +97,7 @@ def _beginning(member: Member) -> Member:
 
 def label(member: Member) -> str:
     """A member's name in a sentence."""
-    return f'"{member.name.decode("utf-8", "backslashreplace")}"'
+    return f'"{shown(member.name)}"'
 
 
 def _is(member: Member) -> bool:

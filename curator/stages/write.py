@@ -93,6 +93,9 @@ def _sample_bytes(kept: pa.Table, source: Any) -> Any:
 def _facts(written: Sequence[Written]) -> dict[str, Any]:
     suffixes = sorted(set[tuple[str, ...]]().union(*(shard.suffixes for shard in written)))
     remarks = []
+    bare = any("" in members for members in suffixes)
+    if bare:
+        remarks.append("members without a suffix are written as they came; other readers of WebDataset pass over them")
     if len(suffixes) > 1:
         told = "; ".join(" ".join(s) for s in suffixes[:4]) + (" ..." if len(suffixes) > 4 else "")
         remarks.append(
@@ -108,6 +111,6 @@ def _facts(written: Sequence[Written]) -> dict[str, Any]:
         "shards": len(written),
         "samples": sum(len(shard.keys) for shard in written),
         "bytes": sum(shard.bytes for shard in written),
-        "uniform": len(suffixes) <= 1,
+        "uniform": len(suffixes) <= 1 and not bare,
         "remarks": remarks,
     }
