@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curator.commit import explained
-from curator.compose import CONF, composed, hydra_files, job_from, without_hydra
+from curator.compose import CONF, composed, hydra_files, job_from, show_info, without_hydra
 from curator.errors import ConfigError, CuratorError
 from curator.quoting import prepared
 
@@ -46,6 +46,7 @@ Options, before, between or behind settings:
   -m, --multirun     commas separate values: run every combination
   --config-dir DIR   a folder with your own stages/*.yaml, recipe/*.yaml and stage files
   --cfg job          print the composed config and stop
+  --info defaults    print which files make the config up, and stop; also defaults-tree, searchpath, plugins
   --version          print the version and stop
   -h, --help         this page
 """
@@ -56,21 +57,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _run(arguments)
-    except CuratorError as error:
-        for line in str(error).splitlines():
-            print(f"curate: {line}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("curate: interrupted; what was measured is kept. Run the same command again to go on.", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has gone
         return 0
-    except OSError as error:
-        if error.errno not in OUTSIDE:
+    except (CuratorError, KeyboardInterrupt, OSError) as error:
+        told = in_words(error)
+        if told is None:
             raise
-        print(f"curate: {explained(error, Path(str(error.filename or 'a file')))}", file=sys.stderr)
-        return 4
+        for line in told[1].splitlines():
+            print(f"curate: {line}", file=sys.stderr)
+        return told[0]
+
+
+def in_words(error: BaseException) -> tuple[int, str] | None:
+    """Exit code and text of what a person can do something about; None for a bug of Curator."""
+    if isinstance(error, CuratorError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted; what was measured is kept. Run the same command again to go on."
+    if isinstance(error, OSError) and error.errno in OUTSIDE:
+        return 4, str(explained(error, Path(str(error.filename or "a file"))))
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("--config-dir", "-cd", metavar="DIR")
     parser.add_argument("--cfg", choices=["job", "hydra", "all"])
+    parser.add_argument("--info", choices=["defaults", "defaults-tree", "searchpath", "plugins"])
     parser.add_argument("overrides", nargs="*")
     parser.error = _refuse  # type: ignore[method-assign, assignment]
     return parser
@@ -92,7 +100,7 @@ def _refuse(message: str) -> None:
 def _run(arguments: Sequence[str]) -> int:
     given = _parser().parse_intermixed_args(arguments)
     if given.help:
-        print(help_page())
+        print(help_page(_config_dir(given.config_dir)))
         return 0
     if given.version:
         print(f"curator {version('curator')}")
@@ -100,10 +108,13 @@ def _run(arguments: Sequence[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     config_dir = _config_dir(given.config_dir)
     overrides = prepared(given.overrides, given.multirun)
+    if given.info:
+        show_info(given.info, overrides, config_dir)
+        return 0
     if given.multirun:
         from curator.sweep import sweep
 
-        return sweep(overrides, config_dir)
+        return sweep(overrides, config_dir, in_words)
     config = composed(overrides, config_dir)
     if given.cfg:
         print(_printed(config, given.cfg), end="")
@@ -136,15 +147,17 @@ def _printed(config: DictConfig, what: str) -> str:
     return OmegaConf.to_yaml(config if what == "all" else OmegaConf.masked_copy(config, ["hydra"]))
 
 
-def help_page() -> str:
-    """Usage, recipes, stages and options, from the YAMLs' own first lines."""
+def help_page(config_dir: Path | None = None) -> str:
+    """Usage, recipes, stages and options, from the first lines of Curator's YAMLs and the user's."""
     parts = [USAGE]
     for title, folder in (
         ("Recipes (recipe=NAME)", "recipe"),
         ("Stages", "stages"),
         ("Clusters (cluster=NAME)", "cluster"),
+        ("Experiments (experiment=NAME)", "experiment"),
     ):
-        rows = [(path.stem, _caption(path)) for path in sorted((CONF / folder).glob("*.yaml"))]
+        files = [path for base in (CONF, config_dir) if base for path in sorted((base / folder).glob("*.yaml"))]
+        rows = [(path.stem, _caption(path)) for path in files]
         parts.append(f"{title}:\n" + "\n".join(f"  {name:<20} {caption}" for name, caption in rows) + "\n")
     parts.append(OPTIONS)
     parts.append("Every setting with its meaning: the files in conf/, or `curate --cfg job`.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from curator.settings import Settings, checked, plain
 from curator.stage import ProcessingStage, fields_of
 
 NOT_SETTINGS = ("hydra", "sweep", "name")
+GROUPS = ("stages", "recipe", "experiment")  # of files that say by their first line where their settings stand
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,22 @@ def job_of(config: DictConfig, typed: Sequence[str], config_dir: Path | None) ->
     mistakes: list[str] = []
     settings: dict[str, Any] = {}
     for name, value in nodes.items():
-        if isinstance(value, dict) and "_target_" in value:
+        if name in GROUPS:
+            mistakes.append(_without_header(name))
+        elif isinstance(value, dict) and "_target_" in value:
             _take(stages, mistakes, name, value, config_dir)
         elif name in Settings.model_fields:
             settings[name] = value
         else:
             mistakes += _stray(name, value, typed, nodes, config_dir)
+    mistakes += [*_skipped(typed, nodes, config_dir), *_sweep_mistakes(whole.get("sweep"))]
     mistakes += _settings_mistakes(settings)
     if mistakes:
         raise ConfigError([*mistakes, *_further(stages, nodes, settings)])
-    return Job(str(whole.get("name") or "curator"), tuple(stages), settings, _shown(config, nodes))
+    raw = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(raw, dict)
+    shown = {str(name): _without_env(value, raw.get(name), raw) for name, value in whole.items()}
+    return Job(str(shown.pop("name", None) or "curator"), tuple(stages), settings, shown)
 
 
 def _take(stages: list[ProcessingStage], mistakes: list[str], name: str, node: Any, config_dir: Path | None) -> None:
@@ -101,11 +109,34 @@ def _stray(name: str, value: Any, typed: Sequence[str], nodes: Mapping[str, Any]
     if isinstance(value, dict) and name in known_stages(config_dir):
         set_here = [t for t in typed if t.split(".")[0] == name]
         return [f"{t}: set, but {name} is not in stages=[{','.join(chosen)}]." for t in set_here]
+    if name in known_stages(config_dir):
+        return [f"{name}: is a stage, and has its settings below it, as in {name}.action=flag."]
     near = meant(name, [*Settings.model_fields, *known_stages(config_dir)])
     inside = [f"{name}.{key}" for key in value] if isinstance(value, dict) else [name]
     return [
         f"{place}: no such {'stage or setting' if isinstance(value, dict) else 'setting'}.{near}" for place in inside
     ]
+
+
+def _skipped(typed: Sequence[str], nodes: Mapping[str, Any], config_dir: Path | None) -> list[str]:
+    """Settings typed for a stage that the same command takes out, as in `dedup.keep=null '~dedup'`."""
+    known = known_stages(config_dir)
+    stages = [(t, t.split(".")[0]) for t in typed if "." in t]
+    return [f"{t}: set, but {name} is taken out." for t, name in stages if name in known and name not in nodes]
+
+
+def _sweep_mistakes(sweep: Any) -> list[str]:
+    if not isinstance(sweep, dict):
+        return ["sweep: has its setting below it, as in sweep.write=true."]
+    mistakes = [f"sweep.{key}: no such setting.{meant(str(key), ['write'])}" for key in sweep if key != "write"]
+    if not isinstance(sweep.get("write"), bool):
+        mistakes.append(f"sweep.write: must be true or false, not {sweep.get('write')!r}")
+    return mistakes
+
+
+def _without_header(group: str) -> str:
+    header = "_global_" if group != "stages" else "<its name>"
+    return f"{group}: a file in {group}/ stands under its group; its first line must be `# @package {header}`."
 
 
 def known_stages(config_dir: Path | None) -> list[str]:
@@ -148,17 +179,25 @@ def _further(stages: Sequence[ProcessingStage], nodes: Mapping[str, Any], settin
         return []
 
 
-def _shown(config: DictConfig, nodes: Mapping[str, Any]) -> dict[str, Any]:
-    """The config as saved: resolved, but for what comes from the environment, where secrets live."""
-    raw = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(raw, dict)
-    shown = {name: _without_env(value, raw.get(name)) for name, value in nodes.items()}
-    return {**shown, "sweep": raw.get("sweep", {})}
-
-
-def _without_env(value: Any, raw: Any) -> Any:
+def _without_env(value: Any, raw: Any, config: Mapping[Any, Any]) -> Any:
+    """A value as it may be saved: resolved, but for what comes from the environment, where secrets live."""
     if isinstance(value, dict) and isinstance(raw, dict):
-        return {key: _without_env(inner, raw.get(key)) for key, inner in value.items()}
+        return {key: _without_env(inner, raw.get(key), config) for key, inner in value.items()}
     if isinstance(value, list) and isinstance(raw, list):
-        return [_without_env(*pair) for pair in zip(value, raw, strict=True)]
-    return raw if isinstance(raw, str) and "oc.env" in raw else value
+        return [_without_env(*pair, config) for pair in zip(value, raw, strict=True)]
+    return raw if isinstance(raw, str) and _is_from_env(raw, config) else value
+
+
+def _is_from_env(raw: str, config: Mapping[Any, Any]) -> bool:
+    """Whether an interpolation reads the environment, itself or by way of other settings; in doubt, it does."""
+    if "${" not in raw:
+        return False
+    if "oc.env" in raw:
+        return True
+    for place in re.findall(r"\$\{([^{}:]+)\}", raw):
+        found: Any = config
+        for part in re.split(r"[.\[\]]+", place.strip().rstrip("]")):
+            found = found.get(part) if isinstance(found, dict) else None
+        if found is None or _is_from_env(str(found), config):
+            return True
+    return False

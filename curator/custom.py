@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import inspect
+import os
 import sys
 import types
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -156,11 +157,21 @@ def stage_class(target: Any, where: str, config_dir: Path | None) -> StageClass:
     file = config_dir / f"{stem}.py" if config_dir is not None and stem.isidentifier() else None
     if file is None or not file.is_file():
         raise ConfigError(_no_stage(target, where, config_dir))
-    if importlib.util.find_spec(stem) is not None:
+    if _importable(stem):
         raise ConfigError(
             f"{where}._target_: {file} is called like the module {stem} that Python can import. Give it another name."
         )
     return _checked(_from_file(file, class_name, where), target, where)
+
+
+def _importable(stem: str) -> bool:
+    """Whether Python would find something by this name, the working folder left out: `python -m` looks there too, and
+    would take a user's own file, or the folder around it, for something else.
+    """
+    here = os.path.realpath(os.curdir)
+    paths = [p for p in sys.path if os.path.realpath(p or os.curdir) != here]
+    finders = [f for f in sys.meta_path if f is not PathFinder]
+    return any(f.find_spec(stem, None) is not None for f in finders) or PathFinder.find_spec(stem, paths) is not None
 
 
 def _from_file(file: Path, class_name: str, where: str) -> Any:

@@ -21,7 +21,7 @@ PATHS = frozenset(
 
 def prepared(overrides: Sequence[str], multirun: bool) -> list[str]:
     """Overrides as Hydra takes them. Raises ConfigError with every one that cannot be meant."""
-    result, mistakes = [], []
+    result, mistakes = [], list(_taken_apart(overrides))
     for override in overrides:
         try:
             result.append(_prepared(override, multirun))
@@ -32,6 +32,17 @@ def prepared(overrides: Sequence[str], multirun: bool) -> list[str]:
     return result
 
 
+def _taken_apart(overrides: Sequence[str]) -> Iterator[str]:
+    """An input given more than once: Hydra would read the last alone, and a shell makes this of unquoted braces."""
+    given = [o.partition("=")[2] for o in overrides if o.lstrip("+").startswith("input=")]
+    if len(given) > 1:
+        yield (
+            f"input: given {len(given)} times, and only one can count. Braces stand in quotes, "
+            f"'input=shards/{{0..9}}.tar', or a shell takes them apart; several inputs are a list, "
+            f"'input=[{','.join(given[:2])}{',...' if len(given) > 2 else ''}]'."
+        )
+
+
 def _prepared(override: str, multirun: bool) -> str:
     if override.startswith("~"):
         return override
@@ -39,6 +50,8 @@ def _prepared(override: str, multirun: bool) -> str:
     plain = name.lstrip("+")
     if not equals or not re.fullmatch(r"[\w./@:-]+", plain):
         raise ConfigError(f"{override}: is no setting. Write name=value, such as output=out or read.max_pixels=1000.")
+    if plain in GROUPS and (value.strip() in ("", "null") or re.fullmatch(r"[\d.]+|true|false", value.strip())):
+        raise ConfigError(f"{override}: {plain} is chosen by name. `curate --help` lists them.")
     if plain in GROUPS and not multirun and _commas(value):
         raise ConfigError(
             f"{override}: a list is written in brackets, '{plain}=[{value}]'; values with commas between them are a "
@@ -94,7 +107,7 @@ def _one(value: str) -> str:
     if value.startswith("[") and value.endswith("]"):
         elements = split(value[1:-1]) if value[1:-1].strip() else []
         return f"[{','.join(_one(element.strip()) for element in elements)}]"
-    if value in ("null", "") or _is_quoted(value) or "${" in value:
+    if value in ("null", "") or _is_quoted(value):
         return value
     from hydra.core.override_parser.types import Quote, QuotedString
 

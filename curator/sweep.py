@@ -10,22 +10,26 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from curator.commit import commit_bytes
 from curator.compose import CONF, composed, explained, hydra_files, job_from, search_path
 from curator.config import Job
-from curator.errors import ConfigError, CuratorError
+from curator.errors import ConfigError
 from curator.progress import Progress, table
 from curator.quoting import typed_names
 
 FOLDER_LETTERS = 120
+
+
+InWords = Callable[[BaseException], "tuple[int, str] | None"]
+"""Exit code and text of an error that a person can do something about; None for a bug."""
 
 
 @dataclass
@@ -47,20 +51,25 @@ class Sweep:
     parent: Path
     swept: tuple[str, ...]
     shared: ExitStack
+    in_words: InWords
     rows: list[Row] = field(default_factory=list)
     cluster: Any = None
     skipped: bool = False
+    rehearsed: bool = False
 
     def job(self, overrides: Sequence[str], config: DictConfig) -> None:
-        """Run one job; what it fails of is noted and not raised."""
-        chosen = {n: v for n, v in pairs(overrides).items() if not self.swept or n in self.swept}
+        """Run one job; what it fails of is noted and, but for a bug and Ctrl-C, not raised."""
+        chosen = {n: v for n, v in pairs(overrides).items() if n in self.swept}
         row = Row(chosen, folder_name(chosen))
         self.rows.append(row)
         Progress.say(f"job {len(self.rows)}: {' '.join(f'{n}={v}' for n, v in chosen.items())}")
         try:
             self._run(row, job_from(config, overrides, self.config_dir), hydra_files(config, overrides))
-        except CuratorError as error:
-            row.error, row.exit_code = str(error), error.exit_code
+        except BaseException as error:
+            told = self.in_words(error)
+            row.exit_code, row.error = told or (1, f"{type(error).__name__}: {error}")
+            if told is None or isinstance(error, KeyboardInterrupt):
+                raise
             for line in row.error.splitlines():
                 print(f"curate: {row.folder}: {line}", file=sys.stderr)
 
@@ -69,6 +78,7 @@ class Sweep:
         from curator.voice import Voice
 
         settings = for_a_job(job, self.parent / row.folder)
+        self.rehearsed = bool(settings["dry_run"])
         self.skipped |= not settings["write_images"] and any(s.kind == "writer" for s in job.stages)
         record = {
             "hydra": files,
@@ -93,21 +103,40 @@ def for_a_job(job: Job, output: Path) -> dict[str, Any]:
     return {**job.settings, "output": str(output), "write_images": writes}
 
 
-def sweep(overrides: Sequence[str], config_dir: Path | None) -> int:
+def sweep(overrides: Sequence[str], config_dir: Path | None, in_words: InWords) -> int:
     """Run every combination; gives the highest exit code of all jobs."""
-    jobs = expanded(overrides)
-    first = composed(jobs[0], config_dir)
-    parent = Path(first.output) if first.get("output") is not None else Path("multirun") / str(first.name)
-    swept = tuple(n for n in pairs(jobs[0]) if len({pairs(job).get(n) for job in jobs}) > 1)
-    if _is_basic(first):
+    whole, swept = parted(overrides)
+    common = composed(whole, config_dir)
+    params = OmegaConf.to_container(common.hydra.sweeper, resolve=False).get("params") or {}  # type: ignore[union-attr]
+    swept = tuple(dict.fromkeys([*map(str, params), *swept]))
+    if _is_basic(common):
+        jobs = expanded([*(f"{name}={values}" for name, values in params.items()), *overrides])
+        first = composed(jobs[0], config_dir)
+        parent = _parent(first)
         _check_all(jobs, config_dir, parent, swept)
+    else:
+        parent = _parent(common)
     with ExitStack() as shared:
-        state = Sweep(config_dir, parent, swept if _is_basic(first) else (), shared)
+        state = Sweep(config_dir, parent, swept, shared, in_words)
         try:
             _launch(state, overrides)
         finally:
             _tell(state, overrides)
     return max((row.exit_code for row in state.rows), default=0)
+
+
+def _parent(config: DictConfig) -> Path:
+    return Path(config.output) if config.get("output") is not None else Path("multirun") / str(config.name)
+
+
+def parted(overrides: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The overrides that are the same in all jobs, and the names of the settings that differ."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    with explained():
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    same = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
+    return same, tuple(typed_names([o for o in overrides if o not in same]))
 
 
 def expanded(overrides: Sequence[str]) -> list[list[str]]:
@@ -161,7 +190,8 @@ def _launch(state: Sweep, overrides: Sequence[str]) -> None:
     GlobalHydra.instance().clear()
     with tempfile.TemporaryDirectory(prefix="curator-sweep-") as scratch, explained():
         hydra = Hydra.create_main_hydra2("curate", create_config_search_path(f"file://{CONF}"))
-        places = [f"hydra.sweep.dir={scratch}", f"hydra.run.dir={scratch}", *search_path(state.config_dir)]
+        places = [f"hydra.sweep.dir={scratch}", f"hydra.run.dir={scratch}", "hydra.sweep.subdir=${hydra.job.num}"]
+        places += ["hydra.output_subdir=null", "hydra.job.chdir=false", *search_path(state.config_dir)]
         hydra.multirun("config", one, [*overrides, *places])
         GlobalHydra.instance().clear()
 
@@ -183,7 +213,7 @@ def folder_name(chosen: dict[str, str]) -> str:
 
 def _tell(state: Sweep, overrides: Sequence[str]) -> None:
     """The table of survivors, on the terminal and as sweep.csv."""
-    if not state.rows:
+    if not state.rows or state.rehearsed:
         return
     names = list(dict.fromkeys(name for row in state.rows for name in row.overrides))
     stages = list(dict.fromkeys(s for row in state.rows for s in row.counts.get("by_stage", {})))
@@ -198,7 +228,7 @@ def _tell(state: Sweep, overrides: Sequence[str]) -> None:
     commit_bytes(state.parent / "sweep.csv", text.getvalue().encode())
     print(f"the table is in {state.parent / 'sweep.csv'}")
     if state.skipped:
-        print(f"no image was copied. To write the setting you like: {_command(state.rows[-1], overrides)}")
+        print(f"no image was copied. To write the setting you like: {_command(state, overrides)}")
 
 
 def _cells(row: Row, names: Sequence[str], stages: Sequence[str]) -> list[str]:
@@ -215,14 +245,16 @@ def _cells(row: Row, names: Sequence[str], stages: Sequence[str]) -> list[str]:
     ]
 
 
-def _command(row: Row, overrides: Sequence[str]) -> str:
-    """The single run that writes one row's setting."""
+def _command(state: Sweep, overrides: Sequence[str]) -> str:
+    """The single run that writes the last row's setting."""
+    row = state.rows[-1]
     same = [
         _as_typed(o) for o in overrides
         if o.partition("=")[0].lstrip("+") not in {*row.overrides, "output"} and not o.startswith("hydra.")
     ]  # fmt: skip
     chosen = [_as_typed(f"{name}={value}") for name, value in row.overrides.items()]
-    return " ".join(["curate", *(shlex.quote(o) for o in [*same, *chosen]), "output=out"])
+    own = ["--config-dir", str(state.config_dir)] if state.config_dir is not None else []
+    return " ".join(["curate", *(shlex.quote(o) for o in [*own, *same, *chosen]), "output=out"])
 
 
 def _as_typed(override: str) -> str:

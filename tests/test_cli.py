@@ -74,6 +74,16 @@ def test_all_mistakes_show_at_once_with_what_was_probably_meant(said):
         (["read.formats=[EPS]", READ_ONLY], "vector formats run other programs"),
         (["embed.model=ViT-L-15"], "open_clip knows no model ViT-L-15. Did you mean"),
         (["read._target_=os.system", READ_ONLY], "names os.system, which is no stage of Curator"),
+        (["stages=null"], "stages is chosen by name"),
+        (["recipe=null"], "recipe is chosen by name"),
+        (["cluster=5"], "cluster is chosen by name"),
+        (["stages=[partition,reed]"], "stages/reed: there is none. Did you mean read?"),
+        (["nsfw=5", READ_ONLY], "nsfw: is a stage, and has its settings below it"),
+        (["sweep.writ=true", READ_ONLY], "sweep.writ: no such setting. Did you mean write?"),
+        (["sweep.write=maybe", READ_ONLY], "sweep.write: must be true or false, not 'maybe'"),
+        (["write.min_shards=2", "~write", *DEMO], "write.min_shards: set, but write is taken out"),
+        (["input=in/0.tar", "input=in/1.tar", READ_ONLY], "input: given 2 times, and only one can count"),
+        (["input=${oc.env:HOME}/no (1)/{0..3}.tar", READ_ONLY], "nothing is there (4 of 4)"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_answered_in_words_with_exit_2(said, tmp_path, arguments, expected):
@@ -166,3 +176,76 @@ def test_secrets_from_the_environment_are_not_saved(curate, tmp_path):
     assert ran.code == 0, ran.said
     written = b"".join(p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file())
     assert b"hunter2" not in written
+
+
+def test_a_secret_is_not_saved_where_another_setting_repeats_it(curate, tmp_path):
+    """What comes from the environment by way of another setting stays unresolved as well."""
+    make_shard(tmp_path / "in/a.tar", make_samples(1))
+    secret = ("cluster.tls_key=${oc.env:SECRET}", "cluster.tls_ca=${cluster.tls_key}", "name=of-${cluster.tls_ca}")
+    ran = curate(READ_ONLY, "input=in", "output=out", *secret, env={"SECRET": "hunter2"})
+    assert ran.code == 0, ran.said
+    assert "hunter2" not in (tmp_path / "out/run.json").read_text()
+    assert json.loads((tmp_path / "out/run.json").read_text())["config"]["cluster"]["tls_ca"] == "${cluster.tls_key}"
+
+
+def test_help_lists_a_users_own_recipes_and_info_says_what_makes_a_config_up(said, tmp_path):
+    """--config-dir counts for both."""
+    (tmp_path / "my/recipe").mkdir(parents=True)
+    (tmp_path / "my/recipe/mine.yaml").write_text("# @package _global_\n# What I want.\nname: mine\n")
+    assert re.search(r"^  mine +What I want\.$", said("--config-dir", "my", "--help")[1], re.MULTILINE)
+    code, text = said("--info", "defaults", "--config-dir", "my", "recipe=mine")
+    assert code == 0
+    assert "recipe/mine" in text
+
+
+RECIPES = {
+    "callbacks: {x: {_target_: pathlib.Path.write_text, self: {_target_: pathlib.Path, _args_: [ran]}, data: x}}":
+        "hydra.callbacks: is not taken",
+    "hydra_logging: {handlers: {f: {class: logging.FileHandler, filename: ran}}, root: {handlers: [f]}}":
+        "hydra.hydra_logging: is not taken",
+    "job_logging: {handlers: {f: {class: logging.FileHandler, filename: ran}}, root: {handlers: [f]}}":
+        "hydra.job_logging: is not taken",
+    "job: {env_set: {LD_PRELOAD: ran}}": "hydra.job.env_set: is not taken",
+    "sweeper: {_target_: os.system}": "hydra.sweeper: names os.system",
+    "launcher: {_target_: subprocess.Popen}": "hydra.launcher: names subprocess.Popen",
+    "sweeper: {params: {name: {_target_: os.system}}}": "hydra.sweeper: names os.system",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("multirun", [(), ("-m",)], ids=["one run", "multirun"])
+@pytest.mark.parametrize("text", RECIPES)
+def test_a_recipe_cannot_make_hydra_run_code(said, tmp_path, text, multirun):
+    """A YAML is data: Hydra would call these in a multirun before any check of a stage."""
+    make_shard(tmp_path / "a.tar", make_samples(1))
+    (tmp_path / "my/recipe").mkdir(parents=True)
+    (tmp_path / "my/recipe/mine.yaml").write_text(f"# @package _global_\nhydra:\n  {text}\n")
+    options = ("--config-dir", "my", "recipe=mine", "input=a.tar", "output=out", READ_ONLY)
+    code, said_text = said(*multirun, *options, *(("max_failed=0.5,1",) if multirun else ()))
+    assert RECIPES[text] in said_text
+    assert code == 2
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["aliases", "depth"])
+def test_a_yaml_that_blows_up_is_refused_at_once(said, tmp_path, kind):
+    """Nine aliases of nine aliases ... come to 3.5 thousand million values, and Hydra would write them all out."""
+    lines = ["x0: &x0 [" + ",".join(["lol"] * 9) + "]"]
+    lines += [f"x{n}: &x{n} [" + ",".join([f"*x{n - 1}"] * 9) + "]" for n in range(1, 10)]
+    text = "\n".join(lines) if kind == "aliases" else "read: " + "{a: " * 2000 + "1" + "}" * 2000
+    (tmp_path / "my/recipe").mkdir(parents=True)
+    (tmp_path / "my/recipe/mine.yaml").write_text(f"# @package _global_\n{text}\n")
+    code, said_text = said("--config-dir", "my", "recipe=mine", "input=a.tar", "output=out")
+    assert code == 2
+    assert "mine.yaml: comes to more than 100,000 values or 50 levels" in said_text
+
+
+def test_a_mistake_in_a_users_yaml_names_the_file(said, tmp_path):
+    """RELIABILITY 22: where it stands, what was meant; a mistake that was typed names none."""
+    make_shard(tmp_path / "a.tar", make_samples(1))
+    (tmp_path / "my/recipe").mkdir(parents=True)
+    (tmp_path / "my/recipe/mine.yaml").write_text("# @package _global_\nread:\n  max_pixel: 5\n")
+    given = ("--config-dir", "my", "recipe=mine", "input=a.tar", "output=out", READ_ONLY)
+    text = said(*given, "read.format=[PNG]")[1]
+    assert "curate: recipe/mine.yaml: read.max_pixel: no such setting. Did you mean max_pixels?" in text
+    assert "curate: read.format: no such setting. Did you mean formats?" in text

@@ -85,6 +85,24 @@ def test_a_target_that_is_no_stage_is_refused_in_words(my, target, text, expecte
         stage_class(target, "mine", my)
 
 
+@pytest.mark.parametrize(("folder", "config_dir"), [("my", "."), (".", "saturation")], ids=["in it", "beside it"])
+def test_the_working_folder_does_not_make_a_stages_file_importable(curate, my, tmp_path, folder, config_dir):
+    """`python -m curator` looks for modules in the working folder too, and `curate` does not: both take the file."""
+    shutil.copytree(my, tmp_path / "saturation")
+    more = ("stages=[partition,read,saturation]", f"input={tmp_path}/a.tar", f"output={tmp_path}/out")
+    ran = curate("--config-dir", config_dir, *more, cwd=tmp_path / folder)
+    assert ran.code == 0, ran.said
+
+
+def test_a_stages_yaml_without_its_header_is_told_so(curate, my):
+    """Hydra would put it under `stages`, where it would run by that name."""
+    file = my / "stages/saturation.yaml"
+    file.write_text(file.read_text().replace("# @package saturation\n", ""))
+    ran = run(curate)
+    assert ran.code == 2
+    assert "its first line must be `# @package <its name>`" in ran.err
+
+
 def test_a_nested_target_is_refused(curate, my):
     """A YAML is data, never code."""
     ran = run(curate, "+saturation.channel._target_=os.system")

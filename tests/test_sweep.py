@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -89,3 +94,90 @@ def test_stage_lists_can_be_swept_with_relative_paths(curate, shards):
             assert [run["work"]["decoded"] for run in runs] == decoded
             first = [tree(f, "ledger") for f in folders]
     assert [tree(f, "ledger") for f in folders] == first
+
+
+def test_values_that_a_recipe_sweeps_have_a_folder_each(curate, shards):
+    """hydra.sweeper.params counts as if it were typed: no job takes the folder of another, and all are checked."""
+    recipe = shards / "my/recipe/mine.yaml"
+    recipe.parent.mkdir(parents=True)
+    text = "# @package _global_\nname: mine\nhydra: {sweeper: {params: {max_failed: 'VALUES'}}}\n"
+    recipe.write_text(text.replace("VALUES", "0.5,1"))
+    given = (
+        "--config-dir",
+        "my",
+        "-m",
+        "recipe=mine",
+        "stages=[partition,read]",
+        "input=in/",
+        "fingerprint=stat,content",
+    )
+    ran = curate(*given)
+    assert ran.code == 0, ran.said
+    rows = rows_of(shards / "multirun/mine/sweep.csv")
+    assert len({row["folder"] for row in rows}) == 4
+    assert {(row["max_failed"], row["fingerprint"]) for row in rows} == {
+        (failed, how) for failed in ("0.5", "1") for how in ("stat", "content")
+    }
+    recipe.write_text(text.replace("VALUES", "0.5,7"))
+    assert "max_failed: must be at most 1.0, not 7" in curate(*given).err
+
+
+def test_the_command_at_the_end_writes_the_setting(curate, shards):
+    """It can be pasted as it stands, the folder of one's own stages in it."""
+    ran = curate("-m", *SATURATION, "input=in/", "saturation.score_threshold=0,0.2")
+    command = shlex.split(ran.out.partition("To write the setting you like: ")[2])
+    assert command[0] == "curate"
+    assert curate(*command[1:]).code == 0
+    assert list((shards / "out/shards").glob("*.tar"))
+
+
+def test_a_dry_run_of_a_sweep_leaves_nothing(curate, shards):
+    """It says what each job would do, and makes no table of zeros."""
+    ran = curate("-m", "stages=[partition,read]", "input=in/", "output=sweep", "max_failed=0.5,1", "dry_run=true")
+    assert ran.code == 0, ran.said
+    assert ran.said.count("dry run: nothing was done") == 2
+    assert not (shards / "sweep").exists()
+
+
+SLOW = """
+import time
+import numpy as np
+from curator import Pixels, ProcessingStage, measures
+
+
+class Slow(ProcessingStage):
+    version = 1
+    needs = (Pixels(max_side=32),)
+    gives = ("slow_score",)
+    seconds: float = measures(0.0)
+
+    def prepare(self, image):
+        return np.float32(1)
+
+    def measure(self, batch):
+        time.sleep(self.seconds)
+        return {"slow_score": batch.pixels}
+"""
+
+
+def test_an_interrupted_sweep_keeps_what_it_has_and_says_where_it_stopped(shards):
+    """Ctrl-C: exit 130, the finished job's row is whole, the broken one's does not look like a success."""
+    (shards / "my/stages").mkdir(parents=True)
+    (shards / "my/slowly.py").write_text(SLOW)
+    (shards / "my/stages/slow.yaml").write_text("# @package slow\n# Slow.\n_target_: slowly.Slow\nseconds: 0.0\n")
+    arguments = ("--config-dir", "my", "-m", "stages=[partition,read,slow]", "input=in/", "output=sweep")
+    command = [sys.executable, "-m", "curator", *arguments, "slow.seconds=0.0,60.0"]
+    with subprocess.Popen(command, cwd=shards, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
+        try:
+            assert running.stderr is not None
+            assert any("job 2" in line for line in running.stderr)
+            time.sleep(1)
+            running.send_signal(signal.SIGINT)
+            assert "interrupted; what was measured is kept" in running.stderr.read()
+            assert running.wait(60) == 130
+        finally:
+            running.kill()
+    rows = rows_of(shards / "sweep/sweep.csv")
+    assert [row["exit"] for row in rows] == ["0", "130"]
+    assert rows[0]["kept"] == "12"
+    assert "interrupted" in rows[1]["error"]

@@ -11,6 +11,7 @@ import yaml
 
 from curator.compose import CONF, composed, job_from
 from curator.custom import BUILT_IN, stage_class
+from curator.settings import Settings
 from curator.stage import Role, fields_of
 
 FILES = sorted((CONF / "stages").glob("*.yaml"))
@@ -56,6 +57,24 @@ def test_every_recipe_composes_builds_and_says_how_it_is_run(recipe):
     assert set(stages) <= set(kinds)
     assert recipe.read_text().splitlines()[1].startswith(f"# curate recipe={recipe.stem}")
     assert config.name == recipe.stem
+
+
+@pytest.mark.parametrize("experiment", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_composes_and_says_how_it_is_run(experiment):
+    """The second line is the command; what it sweeps are settings that there are."""
+    config = composed([f"experiment={experiment.stem}", "++input=x", "++output=y"], None)
+    assert re.match(rf"# curate -m experiment={experiment.stem} ", experiment.read_text().splitlines()[1])
+    for name in config.hydra.sweeper.params:
+        stage, _, field = name.partition(".")
+        assert field in config[stage]
+
+
+def test_the_config_has_every_setting_with_its_default():
+    """conf/config.yaml is the manual of what is no stage."""
+    loaded = yaml.safe_load((CONF / "config.yaml").read_text())
+    for name, field in Settings.model_fields.items():
+        assert name == "cluster" or loaded[name] == field.default, name
+    assert set(loaded) - set(Settings.model_fields) == {"defaults", "name", "sweep", "hydra"}
 
 
 @pytest.mark.parametrize("cluster", ["auto", "local", "cuda"])

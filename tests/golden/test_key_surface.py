@@ -8,7 +8,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import yaml
+
 from curator.cluster import ClusterSettings
+from curator.compose import CONF
 from curator.custom import BUILT_IN, stage_class
 from curator.settings import Settings
 from curator.stage import fields_of
@@ -19,6 +22,9 @@ FROZEN = Path(__file__).with_name("key_surface.txt")
 def surface() -> list[str]:
     """`key: type = default (role)`, one per line."""
     lines = [f"{n}: {_type(f.annotation)} = {_default(f)}" for n, f in Settings.model_fields.items() if n != "cluster"]
+    loaded = yaml.safe_load((CONF / "config.yaml").read_text())
+    told = {"name": loaded["name"], **{f"sweep.{key}": value for key, value in loaded["sweep"].items()}}
+    lines += [f"{name}: {type(value).__name__} = {value!r}" for name, value in told.items()]
     lines += [f"cluster.{n}: {_type(f.annotation)} = {_default(f)}" for n, f in ClusterSettings.model_fields.items()]
     for name, target in BUILT_IN.items():
         kind = stage_class(target, name, None)
