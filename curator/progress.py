@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ from rich.table import Table
 
 EVERY_S = 10.0
 """Seconds between two lines where there is no terminal."""
+
+WIDEST = 100
+"""Columns that a table takes at most, and where there is no terminal."""
 
 
 class Progress:
@@ -29,8 +33,8 @@ class Progress:
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
             columns = (
-                TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"), TimeElapsedColumn(),
+                TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}", markup=False), TimeElapsedColumn(),
             )  # fmt: skip
             self.bar = Bar(*columns, console=self.console, transient=True)
             self.bar.start()
@@ -58,7 +62,7 @@ class Progress:
     def note(self, line: str) -> None:
         """One line above the bar."""
         if self.bar is not None:
-            self.bar.console.print(line, markup=False, soft_wrap=True)
+            self.bar.console.print(line, markup=False, emoji=False, soft_wrap=True)
         else:
             self.say(line)
 
@@ -90,13 +94,17 @@ def readable_seconds(seconds: float) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as text: the first column to the left, the others to the right, no wider than the terminal or 100."""
+    """A table as text: the first column to the left, the others to the right, no wider than the terminal or 100.
+
+    Cells are shown as they are: a key may hold brackets or colons that rich would take for markup or a picture.
+    """
     drawn = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, name in enumerate(columns):
         drawn.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
         drawn.add_row(*row)
-    console = Console(width=100, highlight=False, no_color=True)
+    width = min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)
+    console = Console(width=width, highlight=False, no_color=True, markup=False, emoji=False)
     with console.capture() as captured:
-        console.print(drawn, markup=False) if isinstance(drawn, str) else console.print(drawn)
+        console.print(drawn)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
