@@ -16,6 +16,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from PIL import AvifImagePlugin
+
 from curator.decode import DecodeFault, DecodeSettings, Prepare, decode
 from curator.errors import Cause
 
@@ -87,7 +89,9 @@ def main() -> None:
         build: Callable[[], Any] = pickle.loads(pickled)
         prepares.append((name, need, build().prepare))
     send(ours, None)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff writes a line for each oddity of each file
+    for descriptor in (1, 2):  # libtiff writes a line for each oddity of each file, a stage perhaps for each image
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # there is a decoder for each core already
     limit_memory(settings.memory_bytes)
     while True:
         try:

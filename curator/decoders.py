@@ -123,22 +123,29 @@ class Decoders:
             child.kill()
 
     def _answer(self, child: Child | None, content: bytes) -> tuple[Child | None, Any]:
-        """What comes of one image; the child that is ready for the next, if one is left."""
-        how = ""
+        """What comes of one image; the child that is ready for the next, if one is left.
+
+        A death and a lack of memory are tried again in a fresh child: what the old one held beside this image may
+        have been too much. A hang is not, since it would cost its whole time once more.
+        """
+        answer: Any = None
         for _ in range(TRIES):
             child = child or Child(self._hello)
             try:
-                return child, child.ask(content, self.settings.timeout_s)
+                answer = child.ask(content, self.settings.timeout_s)
+                if not (isinstance(answer, DecodeFault) and answer.cause is Cause.DECODER_OUT_OF_MEMORY):
+                    return child, answer
             except TooSlow:
                 child.kill()
                 limit = f"{self.settings.timeout_s:g} s (`read.decode_timeout_s`)"
                 detail = f"Not decoded in {limit}; tried again by the next run."
                 return None, DecodeFault(Cause.DECODER_TIMEOUT, detail)
             except Gone as gone:
-                child.kill()
-                child, how = None, str(gone)
-        detail = f"The decoder process died ({how}) on this image alone; {TRIES} tries."
-        return None, DecodeFault(Cause.DECODER_CRASHED, detail)
+                detail = f"The decoder process died ({gone}) on this image alone; {TRIES} tries."
+                answer = DecodeFault(Cause.DECODER_CRASHED, detail)
+            child.kill()
+            child = None
+        return None, answer
 
 
 class Child:
@@ -147,9 +154,10 @@ class Child:
     def __init__(self, hello: bytes) -> None:
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the child
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "curator.decoder_child", str(os.getpid())],
+            # -P: not from the working folder, where a user may have a numpy.py or a queue.py
+            [sys.executable, "-P", "-m", "curator.decoder_child", str(os.getpid())],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, bufsize=0,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
         )  # fmt: skip
         assert self.process.stdin is not None
         assert self.process.stdout is not None

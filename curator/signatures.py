@@ -98,6 +98,21 @@ def frames_of(content: bytes, name: str, claimed: int) -> int:
     return max(1, claimed)
 
 
+def webp_size(content: bytes) -> tuple[int, int]:
+    """Width and height of a WebP by its first chunk, which opens before anything is allocated; 0, 0 where none fits."""
+    kind, head = content[12:16], content[20:30]
+    if len(head) < 10:
+        return 0, 0
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
+    if kind == b"VP8L":
+        sides = int.from_bytes(head[1:5], "little")
+        return 1 + (sides & 0x3FFF), 1 + (sides >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
+    return 0, 0
+
+
 def shrinks(content: bytes) -> bool:
     """Whether a JPEG is of the kind that can be decoded at 1/2, 1/4 or 1/8: lossless ones can not."""
     frame_headers = [m for m, _ in _jpeg_segments(content) if 0xC0 <= m <= 0xCF and m not in {0xC4, 0xC8, 0xCC}]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 SIZE = (61, 47)
 SAVED = {
@@ -83,17 +84,22 @@ def _animated() -> Iterator[tuple[str, bytes]]:
     frames = [base().rotate(n * 30) for n in range(5)]
     for form, suffix in (("GIF", "gif"), ("WEBP", "webp"), ("PNG", "png"), ("TIFF", "tif")):
         yield f"frames.{suffix}", encoded(frames[0], form, save_all=True, append_images=frames[1:])
+    yield "frames_mpo.jpg", encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
+    yield "frames_many.gif", _long_gif(4000)
+    looped = bytearray(encoded(base(), "TIFF"))
+    looped[-4:] = looped[4:8] if looped[-4:] == bytes(4) else looped[-4:]  # the next directory is this one again
+    yield "frames_for_ever.tif", bytes(looped)
+
+
+def _long_gif(frames: int) -> bytes:
+    """An animation of many frames, each a few bytes."""
+    content = encoded(Image.new("P", (9, 9)), "GIF")
+    start = content.index(b",", 13 + 3 * (2 << (content[10] & 7)))
+    return content[:start] + content[start:-1] * frames + b";"
 
 
 def _cut() -> Iterator[tuple[str, bytes]]:
-    for form, suffix in (
-        ("JPEG", "jpg"),
-        ("PNG", "png"),
-        ("WEBP", "webp"),
-        ("GIF", "gif"),
-        ("BMP", "bmp"),
-        ("TIFF", "tif"),
-    ):
+    for form, (suffix, _) in SAVED.items():
         content = encoded(base(), form)
         for share in (1, 5, 20, 40, 60, 80, 95):
             yield f"cut_{share:02d}.{suffix}", content[: len(content) * share // 100]
@@ -101,14 +107,7 @@ def _cut() -> Iterator[tuple[str, bytes]]:
 
 def _flipped() -> Iterator[tuple[str, bytes]]:
     rng = np.random.default_rng(5)
-    for form, suffix in (
-        ("JPEG", "jpg"),
-        ("PNG", "png"),
-        ("WEBP", "webp"),
-        ("GIF", "gif"),
-        ("BMP", "bmp"),
-        ("TIFF", "tif"),
-    ):
+    for form, (suffix, _) in SAVED.items():
         content = encoded(base(), form)
         for n in range(14):
             broken = bytearray(content)
@@ -129,11 +128,17 @@ def png_claiming(width: int, height: int) -> bytes:
 
 
 def _bombs() -> Iterator[tuple[str, bytes]]:
-    for width, height in ((13000, 13000), (19000, 19000), (65535, 65535)):
+    for width, height in ((9000, 9000), (13000, 13000), (19000, 19000), (65535, 1), (65535, 65535)):
         yield f"bomb_{width}x{height}.png", png_claiming(width, height)
     gif = bytearray(encoded(base("P"), "GIF"))
     gif[6:10] = struct.pack("<HH", 65535, 65535)
     yield "bomb_gif.gif", bytes(gif)
+    webp = bytearray(encoded(base(), "WEBP", lossless=True))
+    webp[21:25] = (0xFFFFFFF).to_bytes(4, "little")  # 16,384 x 16,384
+    yield "bomb_webp.webp", bytes(webp)
+    text = PngInfo()
+    text.add_text("comment", "0" * 5_000_000, zip=True)
+    yield "bomb_text.png", encoded(base(), "PNG", pnginfo=text)
 
 
 def _no_images() -> Iterator[tuple[str, bytes]]:
@@ -142,6 +147,7 @@ def _no_images() -> Iterator[tuple[str, bytes]]:
     yield "page.jpg", b"<!DOCTYPE html><html><body>404</body></html>"
     yield "text.png", b"just words, no picture\n" * 20
     yield "eps.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n"
+    yield "later.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
     yield "vector.svg", b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
     yield "document.pdf", b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n"
     yield "icon.ico", encoded(base("RGBA", (32, 32)), "ICO")

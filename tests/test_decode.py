@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
+import time
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
 from curator.decode import FORMATS, DecodeFault, DecodeSettings, decode
+from curator.errors import ConfigError
+from curator.signatures import webp_size
 from curator.stage import Pixels
 from tests.conftest import shared
 from tests.odd_files import base, encoded, odd_images, png_claiming
@@ -88,6 +92,114 @@ def test_a_bomb_is_told_by_its_header_and_not_decoded():
     with pytest.raises(DecodeFault, match=r"361\.0 MP, limit 100 MP \(`read\.max_pixels`\)\. Not decoded\."):
         decode(png_claiming(19000, 19000), DecodeSettings(), [])
     assert cause(encoded(base(size=(100, 100)), "PNG"), max_pixels=9999) == "too_many_pixels"
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(ODD) if name.startswith("bomb_")])
+def test_a_bomb_costs_no_time_and_no_memory(name):
+    """What is too large for `max_pixels` is told from its header, with the sides where it says them."""
+    begin = time.monotonic()
+    try:
+        decode(ODD[name], DecodeSettings(), [])
+    except DecodeFault as fault:
+        assert time.monotonic() - begin < 0.5
+        if fault.cause == "too_many_pixels":
+            assert f"{fault.facts.width * fault.facts.height / 1e6:,.1f} MP, limit 100 MP" in fault.detail
+
+
+def test_no_program_is_run_for_a_file(tmp_path, monkeypatch):
+    """Plain Pillow starts Ghostscript for EPS, whatever the file's name; here a `gs` on the path is never asked."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(DecodeFault, match=r"^\(<Cause.FORMAT_OFF.*EPS is not in `read.formats`\."):
+        decode(ODD["eps.jpg"], DecodeSettings(), [])
+    assert not (tmp_path / "asked").exists()
+    with pytest.raises(ConfigError, match="EPS is never decoded"):
+        DecodeSettings(formats=("JPEG", "EPS"))
+
+
+def test_frames_are_counted_as_pillow_counts_them():
+    """`frames` of every file that decodes; of a JPEG, the pictures that a camera put behind it."""
+    for name in [name for name in ODD if not cause(ODD[name])]:
+        with Image.open(io.BytesIO(ODD[name]), formats=FORMATS) as image:
+            try:
+                counted = getattr(image, "n_frames", 1)
+            except Exception:  # damage behind the first frame, where Pillow gives up and Curator does not
+                assert name.startswith("flip_")
+                continue
+            assert decode(ODD[name], DecodeSettings(), []).facts.frames == counted, name
+
+
+def test_frames_that_are_damaged_or_endless_do_not_matter_to_the_first():
+    """A GIF cut in its last frame, and one of twenty million empty blocks, are their first frame, soon."""
+    content = ODD["frames.gif"]
+    decoded = decode(content[:-60], DecodeSettings(), [("s", FULL, np.asarray)])
+    assert np.array_equal(decoded.arrays["s"], pixels(content))
+    begin = time.monotonic()
+    decode(ODD["frames_many.gif"][:-1] + b"!\xfe" + b"\1x" * 20_000_000 + b"\0;", DecodeSettings(), [])
+    assert time.monotonic() - begin < 5
+
+
+def test_a_webp_says_its_size_before_it_is_opened():
+    """In each of the three ways in which a WebP begins, as Pillow reads it."""
+    for options in ({}, {"lossless": True}, {"exif": Image.Exif()}, {"icc_profile": b"x" * 200}):
+        assert webp_size(encoded(base(size=(300, 41)), "WEBP", **options)) == (300, 41)
+    assert webp_size(b"RIFF") == (0, 0)
+
+
+def test_the_same_damage_has_the_same_name_at_any_scale():
+    """Bytes changed at random in a JPEG: full size and an eighth agree on whether and why it fails."""
+    rng = np.random.default_rng(8)
+    for options in ({}, {"progressive": True}):
+        content = encoded(base(size=(320, 240)), "JPEG", **options)
+        for _ in range(150):
+            broken = bytearray(content)
+            for at in rng.integers(2, len(content), rng.integers(1, 20)):
+                broken[at] = rng.integers(0, 256)
+            found = set()
+            for need in (Pixels(), Pixels(max_side=40)):
+                try:
+                    decode(bytes(broken), DecodeSettings(), [("s", need, np.asarray)])
+                    found.add("")
+                except DecodeFault as fault:
+                    found.add((fault.cause, fault.detail))
+            assert len(found) == 1, found
+
+
+def test_a_jpeg_is_shrunk_as_far_as_its_need_allows():
+    """The side that is named stays at least what it must be; other formats, and `exact`, are never shrunk."""
+    content = encoded(base(size=(1600, 1000)), "JPEG")
+    sides = [(Pixels(), 1600), (Pixels(max_side=400), 400), (Pixels(max_side=401), 800), (Pixels(min_side=125), 200)]
+    assert [pixels(content, need).shape[1] for need, _ in sides] == [side for _, side in sides]
+    assert pixels(content, Pixels(max_side=10), exact=True).shape[1] == 1600
+    assert pixels(encoded(base(size=(1600, 1000)), "PNG"), Pixels(max_side=10)).shape[1] == 1600
+
+
+def test_wide_numbers_have_a_rule():
+    """16 bits by 257; 32-bit numbers and fractions by the first usual range that holds them; NaN is black."""
+    ramp = np.linspace(0, 1, 50).reshape(5, 10)
+    eight = np.rint(ramp * 255)
+    for wide in (ramp.astype("f4"), eight.astype("f4"), eight.astype("i4"), (eight * 257).astype("i4"),
+                 (eight * 257).astype("u2"), (eight * 1e6 - 4e7).astype("f4")):  # fmt: skip
+        seen = pixels(encoded(Image.fromarray(wide), "TIFF"))
+        assert np.abs(seen[..., 0] - eight).max() <= 1, (wide.dtype, wide.max())
+    lost = ramp.astype("f4")
+    lost[0, 0], lost[0, 1] = np.nan, np.inf
+    assert list(pixels(encoded(Image.fromarray(lost), "TIFF"))[0, :2, 0]) == [0, 255]
+
+
+def test_exif_that_stands_behind_the_pixels_turns_a_png_too():
+    """And asking for it decodes nothing before the limits hold, nor hides that the pixels are damaged."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encoded(base(), "PNG", exif=exif)
+    start = content.index(b"eXIf") - 4
+    chunk = content[start : start + 12 + int.from_bytes(content[start : start + 4], "big")]
+    late = content.replace(chunk, b"").replace(content[-12:], chunk + content[-12:])
+    assert decode(late, DecodeSettings(), []).facts == decode(content, DecodeSettings(), []).facts
+    assert np.array_equal(pixels(late), pixels(content))
+    assert pixels(late).shape[:2] == base().size
+    assert cause(late[:-200]) == "truncated"
 
 
 def test_faults_do_not_depend_on_the_scale():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from pathlib import Path
 
 import cloudpickle
 import numpy as np
@@ -27,6 +30,7 @@ CAUSES = {
     "memory": "decoder_out_of_memory",
     "exit": "decoder_crashed",
 }
+FAST = {"WEBP": {"lossless": True, "quality": 0, "method": 0}, "AVIF": {"speed": 10}}
 
 
 @pytest.fixture
@@ -119,6 +123,104 @@ def test_children_die_with_their_parent(tmp_path):
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
 
+def test_a_lack_of_memory_is_never_taken_for_damage():
+    """Damage is stored for good, a lack of memory is not: libwebp and libavif say the same of both."""
+    for form, memory in (("WEBP", 64 << 20), ("AVIF", 64 << 20), ("PNG", 32 << 20), ("JPEG", 32 << 20)):
+        picture = encoded(Image.new("RGB", (5000, 4000), (9, 9, 9)), form, **FAST.get(form, {}))
+        causes = []
+        for allowed in (memory, 1 << 30):
+            decoders = Decoders(1, DecodeSettings(memory_bytes=allowed), [("s", Pixels(), cloudpickle.dumps(Small))])
+            ((_, result),) = decoders.decode_all([(0, picture)])
+            causes.append("" if isinstance(result, Decoded) else result.cause.value)
+            decoders.close()
+        assert causes == ["decoder_out_of_memory", ""], form
+
+
+def test_cut_or_broken_files_stay_so_however_little_memory_there_is():
+    """The other way about: a small broken WebP or AVIF is damage under any limit that a run may have."""
+    odd = {name: content for name, content in odd_images().items() if name.endswith(("webp", "avif"))}
+    decoders = Decoders(1, DecodeSettings(memory_bytes=256 << 20), [])
+    results = dict(decoders.decode_all(odd.items()))
+    decoders.close()
+    assert not [r for r in results.values() if not isinstance(r, Decoded) and r.cause.value.startswith("decoder")]
+
+
+def test_a_lack_of_memory_is_tried_again_in_a_fresh_decoder(tmp_path):
+    """What an old decoder holds beside the image may have been what was too much."""
+    calls = tmp_path / "calls"
+
+    class Hoarder:
+        """Lacks memory on the first try, and never again."""
+
+        def prepare(self, image):
+            if not calls.exists():
+                calls.touch()
+                raise MemoryError
+            return np.asarray(image)
+
+    decoders = Decoders(1, DecodeSettings(), [("s", Pixels(), cloudpickle.dumps(Hoarder))])
+    results = dict(decoders.decode_all((n, solid((n, 5, 5))) for n in range(3)))
+    decoders.close()
+    assert all(isinstance(result, Decoded) for result in results.values())
+
+
+def test_the_working_folder_gives_a_decoder_no_code(tmp_path):
+    """A user's `numpy.py` beside the photos is the user's: `curate` started there must neither run it nor fail."""
+    for name in ("numpy", "queue", "curator"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('the user wrote this')")
+    script = """
+        from curator.decode import DecodeSettings
+        from curator.decoders import Decoders
+        print([type(result).__name__ for _, result in Decoders(1, DecodeSettings(), []).decode_all([(0, b"")])])
+        """
+    command = [sys.executable, "-P", "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "['DecodeFault']\n", done.stderr
+
+
+def test_what_a_stage_prints_goes_nowhere():
+    """Not into the frames, and not into a file that grows with every image."""
+
+    class Talkative:
+        """Prints, in Python and from below it."""
+
+        def prepare(self, image):
+            print("words " * 1000, flush=True)
+            os.write(1, b"more words")
+            os.write(2, b"and errors")
+            return np.asarray(image)
+
+    decoders = Decoders(1, DecodeSettings(), [("s", Pixels(), cloudpickle.dumps(Talkative))])
+    results = dict(decoders.decode_all((n, solid((n, 5, 5))) for n in range(50)))
+    (child,) = psutil.Process().children()
+    sizes = [path.stat().st_size for path in Path(f"/proc/{child.pid}/fd").iterdir() if path.is_file()]
+    decoders.close()
+    assert all(isinstance(result, Decoded) for result in results.values())
+    assert max(sizes, default=0) < 1000
+
+
+def test_several_tasks_share_a_pool():
+    """Each gets its own answers, all of them, whatever the others do, even stop half-way."""
+    decoders = Decoders(2, DecodeSettings(), [("s", Pixels(), cloudpickle.dumps(Small))])
+    found: dict[int, dict[int, int]] = {}
+
+    def task(number: int) -> None:
+        images = ((n, solid((number, n, 0))) for n in range(60))
+        results = decoders.decode_all(images)
+        if number == 0:
+            next(results)  # and no more: as a task that fails does
+            return
+        found[number] = {n: int(result.arrays["s"][0, 0, 0]) * 1000 + n for n, result in results}
+
+    threads = [threading.Thread(target=task, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    decoders.close()
+    assert found == {number: {n: number * 1000 + n for n in range(60)} for number in (1, 2, 3)}
+
+
 def test_what_comes_back_is_what_prepare_made():
     """Arrays of any kind pass unchanged."""
     decoders = Decoders(1, DecodeSettings(), [("s", Pixels(), cloudpickle.dumps(lambda: Whole()))])
@@ -127,6 +229,14 @@ def test_what_comes_back_is_what_prepare_made():
     decoders.close()
     assert np.array_equal(result.arrays["s"], np.asarray(picture))
     assert (result.facts.format, result.facts.width, result.facts.height) == ("PNG", 40, 30)
+
+
+class Small:
+    """A stage whose `prepare` gives four by four pixels."""
+
+    def prepare(self, image):
+        """(4, 4, 3) uint8."""
+        return np.asarray(image.resize((4, 4)))
 
 
 class Whole:
