@@ -33,9 +33,9 @@ def measurement(key: str, content: str) -> str:
     return tagged("measurement", [key, content])
 
 
-def gathered(addresses: Iterable[Iterable[str]]) -> str:
-    """The address of what several measurements say together, in input order."""
-    return tagged("gathered", [list(row) for row in addresses])
+def gathered(stages: Iterable[str], addresses: Iterable[Iterable[str]]) -> str:
+    """The address of what several stages say together, in input order; their names name its columns."""
+    return tagged("gathered", [list(stages), *(list(row) for row in addresses)])
 
 
 def found(key: str, addresses: Iterable[str]) -> str:

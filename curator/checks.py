@@ -42,7 +42,7 @@ def _inside(settings: Settings) -> Iterator[str]:
     """An input that lies in the output would be replaced with it."""
     output = Path(os.path.realpath(settings.output_folder))
     for given in settings.inputs:
-        for path in (Path(os.path.realpath(p)) for p in expanded(given)):
+        for path in (Path(os.path.realpath(p)) for p in expanded(given, {str(p) for p in settings.no_input})):
             if path == output or output in path.parents:
                 yield (
                     f"output: {settings.output} contains the input {given}; what is written there would replace it. "

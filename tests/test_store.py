@@ -119,7 +119,9 @@ def test_the_order_of_settings_and_inputs_takes_no_part():
     assert key(fields={"a": 1, "b": 2}) == key(fields={"b": 2, "a": 1})
     assert key(inputs=["k", "l"]) == key(inputs=["l", "k"])
     assert address.found("x", ["b", "a", "a"]) == address.found("x", ["a", "b"])
-    assert address.gathered([["b"], ["a"]]) != address.gathered([["a"], ["b"]])
+    rows = [["b"], ["a"]]
+    assert address.gathered(["x"], rows) != address.gathered(["x"], [["a"], ["b"]])
+    assert address.gathered(["x"], rows) != address.gathered(["y"], rows), "its columns bear the stages' names"
 
 
 def test_addresses_are_frozen():

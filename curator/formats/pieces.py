@@ -57,12 +57,19 @@ def cut(samples: Sequence[Sample], by_content: bool = False) -> list[int]:
     return starts
 
 
-def piece_content(members: Iterable[Member], contents: Iterator[bytes]) -> str:
-    """SHA-256 (hex) over name, size and bytes of members in index order; `contents` of those that may be read."""
-    digest = hashlib.sha256(b"curator:piece:1\n")
-    for member in members:
-        kind = (member.fault or "file").encode()
-        digest.update(struct.pack("<QQQ", len(member.name), member.size, len(kind)) + member.name + kind)
-        if member.fault is None:
-            digest.update(next(contents))
+def piece_content(samples: Iterable[Sample], contents: Iterator[bytes]) -> str:
+    """SHA-256 (hex) over name, size and bytes of members in index order; `contents` of those that may be read.
+
+    Also over what the index says of each sample: its key, its notes, and where it ends. The same files are other
+    samples in a tar than in a folder (`a.x.jpg` and `a.y.jpg`: one and two), and what is stored is stored by sample.
+    """
+    digest = hashlib.sha256(b"curator:piece:2\n")
+    for sample in samples:
+        notes = " ".join(sample.notes).encode()
+        digest.update(struct.pack("<QQQ", len(sample.key), len(notes), len(sample.members)) + sample.key + notes)
+        for member in sample.members:
+            kind = (member.fault or "file").encode()
+            digest.update(struct.pack("<QQQ", len(member.name), member.size, len(kind)) + member.name + kind)
+            if member.fault is None:
+                digest.update(next(contents))
     return digest.hexdigest()

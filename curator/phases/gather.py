@@ -32,7 +32,7 @@ def gather(plan: Plan, store: Store, census: Census) -> Samples:
     """The columns of every sample, from one object if this was gathered before."""
     stages = [plan.read, *plan.images]
     addresses = [[address.measurement(plan.keys[s.name], content) for s in stages] for content in census.contents]
-    place = address.gathered(addresses)
+    place = address.gathered([s.name for s in stages], addresses)
     stored = store.get(FOLDER, place)
     stored = stored or _gathered(store, stages, addresses, place)
     table = stored.table

@@ -288,10 +288,9 @@ def stamp_of(ref: PieceRef, samples: Sequence[Sample]) -> str:
 
 
 def content_of(ref: PieceRef, samples: Sequence[Sample]) -> str:
-    """SHA-256 (hex) over name, size and bytes of the piece's members, in index order."""
-    members = [member for sample in samples for member in sample.members]
-    readable = [member for member in members if member.fault is None]
-    return piece_content(members, reader_of(ref.shard).read(ref.shard, readable))
+    """SHA-256 (hex) over the piece's samples: name, size and bytes of their members, in index order."""
+    readable = [member for sample in samples for member in sample.members if member.fault is None]
+    return piece_content(samples, reader_of(ref.shard).read(ref.shard, readable))
 
 
 def sample_facts(sample: Sample) -> dict[str, Any]:
