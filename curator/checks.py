@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from curator import machine
 from curator.errors import CuratorError
 from curator.formats.paths import expanded
 from curator.models.weights import Fetchable
@@ -19,7 +20,8 @@ from curator.wiring import Plan
 
 def mistakes_of(stages: Sequence[ProcessingStage], settings: Settings) -> list[str]:
     """Every mistake that can be seen without reading an image, however the stages fit together."""
-    return [*_input(stages, settings), *_output(stages, settings), *_weights(stages)]
+    cluster = machine.mistakes_of(settings.cluster)
+    return [*_input(stages, settings), *_output(stages, settings), *_weights(stages), *cluster]
 
 
 def _input(stages: Sequence[ProcessingStage], settings: Settings) -> Iterator[str]:

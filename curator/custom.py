@@ -13,7 +13,10 @@ import importlib.metadata
 import inspect
 import os
 import sys
+import traceback
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import PathFinder
@@ -22,7 +25,7 @@ from typing import Any
 
 import cloudpickle
 
-from curator.errors import ConfigError
+from curator.errors import ConfigError, CuratorError
 from curator.stage import ProcessingStage
 
 PRIVATE = "curator_user_"  # how the module of a user's file is called, in every process
@@ -216,3 +219,21 @@ def _no_stage(target: str, where: str, config_dir: Path | None) -> str:
         f"{where}._target_ names {target}, which is no stage of Curator,{place} or of an installed plug-in. "
         "A stage of your own is FILE.CLASS for a file FILE.py directly under --config-dir."
     )
+
+
+@contextmanager
+def blamed(stage: ProcessingStage, verb: str) -> Iterator[None]:
+    """What a user's own stage raises becomes one line that says where; Curator's own stages raise as they do."""
+    try:
+        yield
+    except CuratorError:
+        raise
+    except Exception as error:
+        if type(stage).__module__.startswith("curator."):
+            raise
+        code = getattr(inspect.unwrap(getattr(type(stage), verb)), "__code__", None)
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if code and f.filename == code.co_filename]
+        where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+        raise CuratorError(
+            f"{stage.name}.{verb}: {type(error).__name__}: {error}{where}. What was measured is kept."
+        ) from error

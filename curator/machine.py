@@ -79,6 +79,11 @@ def _cgroups(controller: str, root: Path, ours: Path) -> Iterator[Path]:
             yield from (base.joinpath(*parts[:n]) for n in range(1, len(parts) + 1))
 
 
+def has_gpu_device() -> bool:
+    """Whether the system shows a GPU at all, usable or not; needs no torch."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+
+
 def gpus() -> tuple[list[str], str]:
     """The GPUs that work here, as CUDA_VISIBLE_DEVICES names them, and a sentence where there is none.
 
@@ -87,7 +92,7 @@ def gpus() -> tuple[list[str], str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         return [], f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU"
-    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
+    if not has_gpu_device():
         return [], NO_GPU
     try:
         import torch
@@ -179,6 +184,16 @@ def shape_of(settings: ClusterSettings, model_bytes: int, in_flight_per_gpu: int
     no_gpu = "" if why_not == NO_GPU else why_not
     threads, decoders = settings.threads or share, settings.decoders or share
     return Shape("local", "cpu", n_workers, threads, settings.in_flight or 2, decoders, no_gpu)
+
+
+def mistakes_of(settings: ClusterSettings) -> list[str]:
+    """What can be said against the `cluster` settings without starting anything, or importing torch."""
+    if settings.kind == "scheduler" or (settings.kind == "cuda" and not has_gpu_device()):
+        try:
+            shape_of(settings, 0, 1)
+        except ConfigError as error:
+            return error.mistakes
+    return []
 
 
 def _not_installed(settings: ClusterSettings) -> list[str]:

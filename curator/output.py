@@ -10,6 +10,7 @@ Whenever a run is killed, the next command finds the old output whole or finishe
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -68,10 +69,17 @@ class Output:
     @property
     def run(self) -> dict[str, Any] | None:
         """The `run.json` of a finished run, None where there is none."""
-        with suppress(FileNotFoundError, json.JSONDecodeError):
-            loaded: dict[str, Any] = json.loads((self.folder / RUN).read_text())
-            return loaded
+        with suppress(OSError, ValueError):
+            loaded = json.loads((self.folder / RUN).read_text())
+            return loaded if isinstance(loaded, dict) else None
         return None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every file of the finished run is there, with the size that it was written with."""
+        run = self.run or {}
+        parts = run.get("parts", [])
+        return bool(parts) and run.get("files") == _listing(self.folder, parts)
 
     @property
     def is_foreign(self) -> bool:
@@ -94,7 +102,7 @@ class Output:
         """Write `run.json` into `.next` and put everything in place of what was there."""
         before = self.run or {}
         parts = sorted(name for name in os.listdir(self.next) if name != RUN)
-        run = {**run, "parts": parts, "replaces": before.get("parts", [])}
+        run = {**run, "parts": parts, "replaces": before.get("parts", []), "files": _listing(self.next, parts)}
         sync_folder(self.next)
         commit_bytes(self.next / RUN, json.dumps(run, indent=2, ensure_ascii=False).encode() + b"\n")
         self.recover()
@@ -125,6 +133,13 @@ class Output:
         sync_folder(self.folder)
         os.rename(self.next / RUN, self.folder / RUN)
         sync_folder(self.folder)
+
+
+def _listing(folder: Path, parts: Sequence[str]) -> str:
+    """SHA-256 over the names and sizes of all files of some parts."""
+    files = (path for part in parts for path in (folder / part, *(folder / part).rglob("*")) if path.is_file())
+    lines = sorted(f"{path.relative_to(folder)} {path.stat().st_size}\n" for path in files)
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from curator.rehearsal import rehearsal
 from curator.settings import DEMO_FOLDER, Settings, completed, settled
 from curator.stage import Each, ProcessingStage
 from curator.store import Store
+from curator.summary import summary_lines
 from curator.voice import Voice
 from curator.wiring import Plan, wire
 
@@ -83,6 +84,8 @@ class Pipeline:
         voice = voice or Voice()
         stages, run_settings = settled(self.stages, settings, voice)
         if run_settings.demo:
+            if run_settings.dry_run and not Path(DEMO_FOLDER).exists():
+                voice.say(f"the demo's pictures are drawn first, into {DEMO_FOLDER}")
             draw_demo(Path(DEMO_FOLDER))
         plan = wired(stages, run_settings)
         if run_settings.dry_run:
@@ -239,23 +242,29 @@ class Run:
             self.name, self.plan, self.settings, census, found, verdicts, ledger, facts, self.seconds, identity,
             cluster=self.cluster, record=self.record,
         )  # fmt: skip
+        told = summary_lines(ledger, self.plan, run, str(self.settings.output))
+        self.voice.log(told)
         self.voice.save(self.output.next, self.record.get("hydra"))
         self.output.commit(run)
-        self.voice.summary(ledger, self.plan, run, str(self.settings.output))
+        self.voice.show(told)
         return Result(ledger, run["counts"], self.output.folder, run)
 
     def _finished(self, identity: str) -> Result | None:
         """The run that already stands in the output, where it answers the same question and nothing is open."""
         before = self.output.run
-        if before is None or before.get("identity") != identity or before["open"]:
+        if before is None or before.get("identity") != identity or before.get("open", True):
             return None
         counts = before["counts"]
         if counts["inputs"] and counts["failed"] / counts["inputs"] > self.settings.max_failed:
             return None
-        if not all((self.output.folder / part).exists() for part in before["parts"]):
+        try:
+            ledger = ledgers.read(self.output.folder / "ledger")
+        except (OSError, pa.ArrowException):
+            ledger = None
+        if ledger is None or not self.output.is_whole:
+            self.voice.say(f"{self.output.folder}: its files are not as they were written; they are made again")
             return None
         self.voice.say(f"{self.output.folder}: finished already with this config and this input. Nothing to do.")
-        ledger = ledgers.read(self.output.folder / "ledger")
         return Result(ledger, before["counts"], self.output.folder, before, unchanged=True)
 
 

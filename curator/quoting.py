@@ -17,6 +17,7 @@ PATHS = frozenset(
     "output_dir".split()
 )
 """Settings whose values are paths or addresses, by the last part of their name."""
+LISTS = frozenset(("input", "file_paths"))  # of them that take several
 
 
 def prepared(overrides: Sequence[str], multirun: bool) -> list[str]:
@@ -95,10 +96,12 @@ def _quoted(name: str, value: str, multirun: bool) -> str:
     values = split(value)
     if len(values) > 1 and not multirun:
         if not Path(value).exists():
-            raise ConfigError(
-                f"{name}={value}: several values are written as a list, '{name}=[{value}]'; with commas alone they are "
-                "a sweep, and that needs -m."
+            several = (
+                f"several values are written as a list, '{name}=[{value}]'"
+                if name.rpartition(".")[2] in LISTS
+                else (f"a comma in a name is written \"{name}='{value}'\"")
             )
+            raise ConfigError(f"{name}={value}: {several}; with commas alone they are a sweep, and that needs -m.")
         values = [value]
     return ",".join(_one(part.strip() if len(values) > 1 else part) for part in values)
 

@@ -72,6 +72,7 @@ def run_record(
         "open": max(open_rows(ledger), int(census.is_open)),
         "damaged_shards": sum(k.damage is not None for k in census.shards),
         "damaged_objects": census.damaged,
+        "passed_over": sum(k.passed_over for k in census.shards),
         "write": {key: value for key, value in facts.items() if key != "ledger_sha256"},
         "ledger_sha256": facts["ledger_sha256"],
         "identity": identity,

@@ -7,6 +7,7 @@ from curator.phases.measure import survey
 from curator.progress import table
 from curator.settings import Settings
 from curator.store import Store
+from curator.units import counted
 from curator.wiring import Plan
 
 
@@ -19,18 +20,24 @@ def rehearsal(plan: Plan, settings: Settings) -> str:
     seen = sum(k is not None and k.hashed for k in known)
     samples = sum(k.samples for k in known if k is not None)
     lines = [
-        f"input: {len(shards):,} shards, {sum(s.bytes for s in shards) / 1e6:,.1f} MB; {seen:,} known from before "
-        f"({samples:,} samples), {len(shards) - seen:,} to be looked at",
-        table("", ["stage", "stored", "to do", "weights"], [_row(plan, store, s.name, contents) for s in plan.stages]),
+        f"input: {counted(len(shards), 'shard')}, {sum(s.bytes for s in shards) / 1e6:,.1f} MB; {seen:,} known from "
+        f"before ({counted(samples, 'sample')}), {len(shards) - seen:,} to be looked at",
+        table(
+            "",
+            ["stage", "stored", "to do", "weights"],
+            [_row(plan, store, s.name, contents, len(shards) - seen) for s in plan.stages],
+        ),
     ]
     lines += [f"{stage}: {w.missing}" for stage, ws in plan.weights.items() for w in ws if w.missing and not w.path]
     return "\n".join([*lines, "dry run: nothing was done"])
 
 
-def _row(plan: Plan, store: Store, stage: str, contents: list[str]) -> list[str]:
+def _row(plan: Plan, store: Store, stage: str, contents: list[str], unseen: int) -> list[str]:
     weights = plan.weights.get(stage, ())
     here = "" if not weights else "here" if all(w.path for w in weights) else "missing"
     if stage not in (plan.read.name, *(s.name for s in plan.images)):
         return [stage, "", "", here]
     stored = sum(store.has(stage, address.measurement(plan.keys[stage], c)) for c in contents)
-    return [stage, f"{stored:,} pieces", f"{len(contents) - stored:,} pieces", here]
+    to_do = [counted(len(contents) - stored, "piece")] if len(contents) > stored or not unseen else []
+    to_do += [f"all of {counted(unseen, 'shard')}"] if unseen else []
+    return [stage, counted(stored, "piece"), " and ".join(to_do), here]

@@ -58,6 +58,9 @@ def settled(
 ) -> tuple[list[ProcessingStage], Settings]:
     """Stages and settings as they will run: what is missing is added, and said; NeMo's names are understood."""
     given = dict(given)
+    if classes := [s for s in stages if not isinstance(s, ProcessingStage)]:
+        named = [s.__name__ if isinstance(s, type) else repr(s) for s in classes]
+        raise ConfigError([f"stages: {name} is no stage; an instance is one, such as {name}()." for name in named])
     for stage in stages:
         for name, field, key in ALIASES:
             if type(stage).called == name and given.get(key) is None and getattr(stage, field, None) is not None:
@@ -99,7 +102,7 @@ def plain(error: ValidationError, prefix: str) -> list[str]:
     """Pydantic's findings in plain words, one line each, `prefix` before the setting's name."""
     lines = []
     for fault in error.errors():
-        place = prefix + ".".join(str(part) for part in fault["loc"] if part not in ("tuple[str,...]", "str"))
+        place = prefix + ".".join(str(part) for part in fault["loc"] if part != "str" and "[" not in str(part))
         lines.append(f"{place.rstrip('.')}: {_words(fault)}")
     return list(dict.fromkeys(lines))
 
@@ -120,6 +123,7 @@ def _words(fault: Any) -> str:
         "int_parsing": f"must be a whole number, not {given!r}",
         "int_type": f"must be a whole number, not {given!r}",
         "int_from_float": f"must be a whole number, not {given!r}",
+        "finite_number": f"must be a finite number, not {given!r}",
         "bool_parsing": f"must be true or false, not {given!r}",
         "bool_type": f"must be true or false, not {given!r}",
         "string_type": f"must be text, not {given!r}",

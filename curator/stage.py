@@ -157,7 +157,12 @@ class ProcessingStage(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), validate_default=True, arbitrary_types_allowed=True
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        validate_default=True,
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
     )
 
     version: ClassVar[int | None] = None

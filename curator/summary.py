@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from curator.ledger import causes
 from curator.phases.columns import as_columns, valid
 from curator.progress import table
 from curator.stage import Array
@@ -23,7 +24,7 @@ def summary_lines(ledger: pa.Table, plan: Plan, run: dict[str, Any], output: str
     total = run["counts"]
     blocks = [stage_table(run)]
     blocks += list(_scores(ledger, plan))
-    blocks.append("\n".join(_closing(total, run, output, plan)))
+    blocks.append("\n".join(_closing(total, run, output, plan, causes(ledger))))
     return "\n".join(blocks)
 
 
@@ -73,10 +74,10 @@ def _alternatives(stage: Any, columns: dict[str, Array] | Any) -> str:
     return f"  keeps of {len(next(iter(columns.values()))):,} at  " + "  ".join(parts)
 
 
-def _closing(total: dict[str, Any], run: dict[str, Any], output: str, plan: Plan) -> Iterator[str]:
+def _closing(total: dict[str, Any], run: dict[str, Any], output: str, plan: Plan, causes: str) -> Iterator[str]:
     work = run["work"]
     damaged = run["damaged_shards"]
-    shards = f"; {damaged} shard{'s' if damaged > 1 else ''} damaged" if damaged else ""
+    shards = f" ({damaged} of them for a damaged shard as a whole)" if damaged else ""
     yield (
         f"{total['inputs']:,} in = {total['kept']:,} kept + {total['dropped']:,} dropped + {total['failed']:,} failed"
         f"{shards}; ledger sha256 {run['ledger_sha256'][:12]}"
@@ -85,7 +86,17 @@ def _closing(total: dict[str, Any], run: dict[str, Any], output: str, plan: Plan
         f"done on images in this run: decoded {work['decoded']:,}, embedded {work['embedded']:,}, "
         f"scored {work['scored']:,}, compared {work['paired']:,}"
     )
+    if causes:
+        yield f"failed: {causes}"
+    if run["passed_over"]:
+        yield f"passed over: {run['passed_over']:,} (files that belong to no image, dot-names, links to folders)"
+    if not total["kept"] and plan.writers and run["config"]["write_images"]:
+        yield "nothing was kept, so no shards were written; the ledger says why"
     yield from _remarks(run)
+    for stage in plan.images if not plan.collections and not plan.writers else ():
+        if "embedding" in stage.gives:
+            place = f"{run['config']['store']}/{stage.name}"
+            yield f"{stage.name}: its vectors are in {place}: float16, an Arrow stream for each piece"
     yield f"the result is in {output}"
     yield from _next(plan)
 

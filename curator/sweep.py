@@ -83,7 +83,7 @@ class Sweep:
         record = {
             "hydra": files,
             "config": job.shown,
-            "job": {"number": len(self.rows) - 1, "overrides": row.overrides},
+            "job": {"number": len(self.rows), "overrides": row.overrides},
         }
         result = Pipeline(job.name, job.stages).run(
             record=record, started=self._started, voice=Voice(brief=True), **settings
@@ -215,20 +215,22 @@ def _tell(state: Sweep, overrides: Sequence[str]) -> None:
     """The table of survivors, on the terminal and as sweep.csv."""
     if not state.rows or state.rehearsed:
         return
-    names = list(dict.fromkeys(name for row in state.rows for name in row.overrides))
+    names = [name for name in state.swept if len({row.overrides.get(name) for row in state.rows}) > 1]
     stages = list(dict.fromkeys(s for row in state.rows for s in row.counts.get("by_stage", {})))
     header = [*names, "inputs", "kept", *(f"dropped by {s}" for s in stages), "failed", "exit"]
     lines = [_cells(row, names, stages) for row in state.rows]
     wrapped = [name.replace(".", ".\n").replace("by ", "by\n") for name in header]
-    print(table("", ["job", *wrapped], [[str(n), *line] for n, line in enumerate(lines)]))
+    print(table("", ["job", *wrapped], [[str(n), *line] for n, line in enumerate(lines, 1)]))
     text = io.StringIO()
     csv.writer(text).writerows([["folder", *header, "error"]])
     csv.writer(text).writerows([row.folder, *line, row.error] for row, line in zip(state.rows, lines, strict=True))
     state.parent.mkdir(parents=True, exist_ok=True)
     commit_bytes(state.parent / "sweep.csv", text.getvalue().encode())
     print(f"the table is in {state.parent / 'sweep.csv'}")
-    if state.skipped:
-        print(f"no image was copied. To write the setting you like: {_command(state, overrides)}")
+    done = [row for row in state.rows if row.exit_code == 0]
+    if state.skipped and done:
+        command = _command(state, done[-1], overrides)
+        print(f"no image was copied. To write the setting you like, such as the last: {command}")
 
 
 def _cells(row: Row, names: Sequence[str], stages: Sequence[str]) -> list[str]:
@@ -245,16 +247,16 @@ def _cells(row: Row, names: Sequence[str], stages: Sequence[str]) -> list[str]:
     ]
 
 
-def _command(state: Sweep, overrides: Sequence[str]) -> str:
-    """The single run that writes the last row's setting."""
-    row = state.rows[-1]
+def _command(state: Sweep, row: Row, overrides: Sequence[str]) -> str:
+    """The single run that writes one row's setting."""
     same = [
         _as_typed(o) for o in overrides
         if o.partition("=")[0].lstrip("+") not in {*row.overrides, "output"} and not o.startswith("hydra.")
     ]  # fmt: skip
     chosen = [_as_typed(f"{name}={value}") for name, value in row.overrides.items()]
+    output = "out" if state.parent.name != "out" else "curated"  # the sweep's own folder holds its table
     own = ["--config-dir", str(state.config_dir)] if state.config_dir is not None else []
-    return " ".join(["curate", *(shlex.quote(o) for o in [*own, *same, *chosen]), "output=out"])
+    return " ".join(["curate", *(shlex.quote(o) for o in [*own, *same, *chosen]), f"output={output}"])
 
 
 def _as_typed(override: str) -> str:

@@ -1,4 +1,4 @@
-"""Sizes as people write them."""
+"""Sizes and counts as people write them."""
 
 from __future__ import annotations
 
@@ -41,3 +41,8 @@ def readable(size: int) -> str:
     return (
         f"{value:,.0f} {unit}" if unit == "bytes" or (value >= 100 and value == int(value)) else f"{value:,.1f} {unit}"
     )
+
+
+def counted(n: int, noun: str) -> str:
+    """`1 shard`, `2,000 shards`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

@@ -5,14 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
 
 from curator.commit import commit_bytes
 from curator.progress import Progress
-from curator.summary import summary_lines
-from curator.wiring import Plan
 
 
 class Voice:
@@ -25,13 +20,18 @@ class Voice:
 
     def say(self, line: str) -> None:
         """One line, now; a bar that is up stays up."""
-        self.lines.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}")
+        self.log(line)
         if self.quiet:
             return
         if self._progress is not None:
             self._progress.note(line)
         else:
             Progress.say(line)
+
+    def log(self, text: str) -> None:
+        """Into the log alone."""
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        self.lines += [f"{now} {line}".rstrip() for line in text.splitlines()]
 
     def begin(self, total: int) -> Callable[[dict[str, int]], None]:
         """Show how `total` images are measured; what it returns takes counts of `done` and `failed`."""
@@ -47,10 +47,10 @@ class Voice:
             self._progress.__exit__(None, None, None)
             self._progress = None
 
-    def summary(self, ledger: pa.Table, plan: Plan, run: dict[str, Any], output: str) -> None:
-        """What came of it: per stage, per score, where it lies and what to try next."""
+    def show(self, text: str) -> None:
+        """What came of it, as text of several lines, to stdout."""
         if not self.quiet and not self.brief:
-            print(summary_lines(ledger, plan, run, output), flush=True)
+            print(text, flush=True)
 
     def save(self, folder: Path, hydra: Mapping[str, str] | None) -> None:
         """Put the log, and the config as it was composed, into the output that is being made."""

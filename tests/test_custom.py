@@ -49,6 +49,22 @@ def test_editing_a_stages_file_measures_it_again_and_a_threshold_does_not(curate
     assert work == [0, 8, 0]
 
 
+@pytest.mark.parametrize(
+    ("verb", "line"),
+    [("measure", 'return {"saturation_score": batch.pixels}'), ("keep", 'return rows["saturation_score"]')],
+)
+def test_what_a_stage_raises_is_one_line_with_its_file_and_no_traceback(curate, my, verb, line):
+    """In a worker and in the runner; a bug of one's own is looked for in one's own file."""
+    file = my / "saturation.py"
+    assert line in file.read_text()
+    file.write_text(file.read_text().replace(line, "return {}[3]  #"))
+    number = next(n for n, text in enumerate(file.read_text().splitlines(), 1) if "{}[3]" in text)
+    ran = run(curate)
+    assert ran.code == 4
+    assert "Traceback" not in ran.said
+    assert f"saturation.{verb}: KeyError: 3 ({file.name}, line {number})" in ran.err
+
+
 def test_a_recipe_of_ones_own_sets_stages_and_thresholds(curate, my, tmp_path):
     """my/recipe/mine.yaml with --config-dir my."""
     (my / "recipe").mkdir()

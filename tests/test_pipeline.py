@@ -103,6 +103,40 @@ def test_a_finished_run_with_nothing_changed_does_nothing(pipeline, tmp_path):
     assert len(again) == 5
 
 
+@pytest.mark.parametrize("part", ["shards/00000.tar", "ledger/00000.parquet", "run.json"])
+def test_a_finished_output_whose_files_were_cut_short_is_made_again(pipeline, tmp_path, part):
+    """Nothing to do would be a lie; what was measured serves."""
+    make_shard(tmp_path / "a.tar", make_samples(5))
+    stages = [*SOURCES, Brightness(), ImageWriterStage()]
+    pipeline(stages, input=tmp_path / "a.tar")
+    before = tree(tmp_path / "out", "shards", "ledger")
+    os.truncate(tmp_path / "out" / part, 100)
+    again = pipeline(stages, input=tmp_path / "a.tar", overwrite=True)
+    assert not again.unchanged
+    assert again.run["work"]["decoded"] == 0
+    assert tree(tmp_path / "out", "shards", "ledger") == before
+
+
+def test_the_log_holds_the_tables_and_the_last_lines(pipeline, tmp_path):
+    """Who looks a week later sees what was shown: sums, causes, what was passed over."""
+    (tmp_path / "in/elsewhere").mkdir(parents=True)
+    for n in range(3):
+        (tmp_path / f"in/{n}.jpg").write_bytes(make_image(n))
+    (tmp_path / "in/bad.jpg").write_bytes(make_image(9)[:300])
+    (tmp_path / "in/notes.md").write_text("no image")
+    (tmp_path / "in/linked").symlink_to(tmp_path / "in/elsewhere")
+    pipeline([*SOURCES, Brightness(), ImageWriterStage()], input=tmp_path / "in")
+    log = (tmp_path / "out/curator.log").read_text()
+    for line in ("stage", "4 in = 3 kept + 0 dropped + 1 failed", "failed: truncated 1", "passed over: 2 ("):
+        assert line in log
+
+
+def test_a_class_in_place_of_a_stage_is_told(tmp_path):
+    """`Pipeline(stages=[Brightness])`: the brackets were forgotten."""
+    with pytest.raises(ConfigError, match=r"Brightness is no stage; an instance is one, such as Brightness\(\)"):
+        Pipeline("p", [Brightness]).run(input="a.tar", output=tmp_path / "out")  # type: ignore[list-item]
+
+
 def test_partitioning_batches_and_workers_change_no_byte(pipeline, tmp_path):
     """Other groups, other batch sizes, another store, another order of files per task: the same ledger and shards."""
     for n in range(5):

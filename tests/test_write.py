@@ -46,7 +46,7 @@ class Run:
         return {
             "shard": shard.given, "key": sample.key.decode("utf-8", "backslashreplace"), "index": index,
             "content_hash": hashlib.sha256(content).hexdigest(), "image": image.name.decode("utf-8", "backslashreplace"),
-            "width": 64, "height": 48, "caption": None, "bytes": len(content), "nsfw_score": index / 7,
+            "format": "JPEG", "width": 64, "height": 48, "caption": None, "bytes": len(content), "nsfw_score": index / 7,
         }  # fmt: skip
 
     def write(self, out: Path, rows: Sequence[int] | None = None, each=map, **settings):
@@ -151,11 +151,21 @@ def test_many_equal_keys_cost_no_more_than_others():
     assert time.monotonic() - begin < 60
 
 
-def test_a_name_without_suffix_keeps_having_none(tmp_path):
-    """Also below a folder with a dot in its name."""
+def test_an_image_without_a_suffix_leaves_with_that_of_its_format(tmp_path):
+    """Readers of WebDataset pass over a name without one. Also below a folder with a dot in its name."""
     make_shard(tmp_path / "a.tar", {"v1.0/cat": make_image(1), "v1.0/dog.jpg": make_image(2)})
-    _, _, (tar,) = Run(tmp_path, tmp_path / "a.tar").write(tmp_path / "out")
-    assert list(tar_members(tar)) == ["v1_0/cat", "v1_0/dog.jpg"]
+    _, facts, (tar,) = Run(tmp_path, tmp_path / "a.tar").write(tmp_path / "out")
+    assert tar_members(tar) == {"v1_0/cat.jpg": make_image(1), "v1_0/dog.jpg": make_image(2)}
+    assert facts["uniform"]
+    assert any(remark.startswith("1 image came without a suffix") for remark in facts["remarks"])
+
+
+def test_a_member_that_is_no_image_keeps_having_no_suffix(tmp_path):
+    """Nobody knows what it is; the end of the run says so."""
+    make_shard(tmp_path / "a.tar", {"cat": b"a note", "cat.jpg": make_image(1)})
+    _, facts, (tar,) = Run(tmp_path, tmp_path / "a.tar").write(tmp_path / "out")
+    assert list(tar_members(tar)) == ["cat", "cat.jpg"]
+    assert not facts["uniform"]
 
 
 def test_a_folder_leaves_as_tars_with_what_stands_beside_its_images(tmp_path):

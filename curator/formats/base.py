@@ -65,7 +65,7 @@ class ShardIndex:
     samples: Sequence[Sample]
     pieces: Sequence[int]  # index of the first sample of each piece, ascending, beginning with 0 (empty if no sample)
     damage: Damage | None = None
-    passed_over: int = 0  # directory entries, dot-names, non-images in a folder
+    passed_over: int = 0  # of a folder: files that belong to no image, dot-names, linked folders, pipes
 
 
 class Reader(Protocol):

@@ -29,10 +29,10 @@ GONE = -1  # the size of a link to nothing
 
 @dataclass
 class Passed:
-    """What a walk passed over: folders that cannot be read, and how many dot-names."""
+    """What a walk passed over: folders that cannot be read, and how many dot-names, linked folders, pipes and such."""
 
     lost: list[bytes] = field(default_factory=list)
-    hidden: int = 0
+    others: int = 0
 
 
 class FolderReader:
@@ -55,7 +55,7 @@ class FolderReader:
             samples.append(Sample(name if stems[stem] > 1 else stem, members))
         unused = len(names) - len(images) - sum(map(len, beside.values()))
         damage = _damage(shard, passed.lost)
-        return ShardIndex(samples, cut(samples, by_content=True), damage, unused + passed.hidden)
+        return ShardIndex(samples, cut(samples, by_content=True), damage, unused + passed.others)
 
     def stamp(self, shard: Shard, members: Iterable[Member] | None = None) -> str:
         """A hash over path, size, time and readability of every file below, or of some."""
@@ -119,12 +119,14 @@ def _walk(root: bytes, below: bytes, skip: set[bytes], passed: Passed) -> Iterat
         return
     for name, entry in found:
         if name.startswith(b"."):
-            passed.hidden += 1
+            passed.others += 1
             continue
         if name.endswith(b"/"):
             if not skip or os.path.realpath(entry.path) not in skip:
                 yield from _walk(root, below + name, skip, passed)
-        elif not name.lower().endswith(b".tar") and (size := _size(entry)) is not None:
+        elif (size := _size(entry)) is None:
+            passed.others += 1
+        elif not name.lower().endswith(b".tar"):
             yield below + name, size
 
 

@@ -21,10 +21,13 @@ import pyarrow.parquet as pq
 from curator.commit import commit, commit_bytes
 from curator.errors import InputChanged
 from curator.formats.base import Member, Sample
+from curator.ledger import shown
 
 BLOCK = 512
 RECORD = 20 * BLOCK  # tars end on a multiple of this, as other programs write them
 NAME_BYTES, LARGEST_OCTAL = 100, 8**11 - 1
+SUFFIXES = {"JPEG": b"jpg", "TIFF": b"tif"}
+"""Of image formats whose usual suffix is not their name."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Written:
     keys: list[str]
     bytes: int
     suffixes: set[tuple[str, ...]] = field(default_factory=set)
+    named: int = 0  # images that came without a suffix and were given that of their format
 
 
 def write_shard(job: Job) -> Written:
@@ -56,7 +60,7 @@ def write_shard(job: Job) -> Written:
     for shard in tars:
         source.check(shard)
     with commit(job.stem.with_suffix(".tar")) as file:
-        written.bytes = _write_tar(file, source, job.rows, samples, keys, written.suffixes)
+        written.bytes = _write_tar(file, source, job.rows, samples, keys, written)
     for shard in tars:
         source.check(shard)
     _write_beside(job, written.keys)
@@ -96,23 +100,26 @@ def _write_tar(
     rows: pa.Table,
     samples: Sequence[tuple[str, Sample]],
     keys: Sequence[bytes],
-    suffixes: set[tuple[str, ...]],
+    written: Written,
 ) -> int:
     """All members of all samples, in order; gives the bytes written."""
-    hashes, images = rows.column("content_hash").to_pylist(), rows.column("image").to_pylist()
+    facts = (rows.column(name).to_pylist() for name in ("content_hash", "image", "format"))
     contents = _contents(source, samples)
     size = 0
-    for (shard, sample), key, expected, image in zip(samples, keys, hashes, images, strict=True):
+    for (shard, sample), key, expected, image, form in zip(samples, keys, *facts, strict=True):
+        suffixes = [sample.suffix_of(member) for member in sample.members]
         matched = False
-        for member in sample.members:
+        for n, member in enumerate(sample.members):
             content = next(contents)
-            matched = matched or hashlib.sha256(content).hexdigest() == expected
-            suffix = sample.suffix_of(member)
-            name = key + b"." + suffix if suffix else key
-            size += add_member(file, name, content)
+            if shown(member.name) == image:
+                matched = matched or hashlib.sha256(content).hexdigest() == expected
+                if not suffixes[n] and (usual := SUFFIXES.get(form, form.lower().encode())) not in suffixes:
+                    suffixes[n] = usual  # readers of WebDataset pass over a name without one
+                    written.named += 1
+            size += add_member(file, key + b"." + suffixes[n] if suffixes[n] else key, content)
         if not matched:
             raise changed(shard, image)
-        suffixes.add(tuple(sorted(sample.suffix_of(m).decode("utf-8", "backslashreplace") for m in sample.members)))
+        written.suffixes.add(tuple(sorted(suffix.decode("utf-8", "backslashreplace") for suffix in suffixes)))
     end = end_of_archive(size)
     file.write(end)
     return size + len(end)

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from curator import here
+from curator.custom import blamed
 from curator.errors import CuratorError
 from curator.phases.columns import unit_float16
 from curator.phases.piece import Piece
@@ -54,8 +55,9 @@ class Batcher:
 
 def run_model(stage: ProcessingStage, key: str, batch: ImageBatch, count: int) -> dict[str, Array]:
     """The columns of the first `count` images of a batch, checked."""
-    model = here.keep(("model", key), lambda: stage.setup(here.this_worker()))
-    with ONE_AT_A_TIME:
+    with blamed(stage, "setup"):
+        model = here.keep(("model", key), lambda: stage.setup(here.this_worker()))
+    with ONE_AT_A_TIME, blamed(stage, "measure"):
         columns = stage.measure(replace(batch, model=model))  # type: ignore[attr-defined]
     missing = [name for name in stage.gives if name not in columns]
     if missing:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from curator.errors import Cause
+from curator.custom import blamed
+from curator.errors import Cause, CuratorError
 from curator.ledger import DUPLICATE
 from curator.phases.columns import as_columns, valid
 from curator.stage import Array, Choice, Embedding, Mask, Pixels, ProcessingStage
@@ -101,9 +102,12 @@ def _filter(verdicts: Verdicts, stage: Any, rows: pa.Table) -> None:
         return
     places = np.flatnonzero(verdicts.alive & valid(rows, names))
     columns = as_columns(rows.select(names).take(pa.array(places)), names)
-    mask = np.asarray(stage.keep(columns))
-    assert mask.dtype.kind == "b", f"{stage.name}.keep must give bools"
-    assert mask.shape == places.shape, f"{stage.name}.keep must give one bool per row"
+    with blamed(stage, "keep"):
+        mask = np.asarray(stage.keep(columns))
+    if mask.dtype.kind != "b" or mask.shape != places.shape:
+        raise CuratorError(
+            f"{stage.name}.keep gave {mask.dtype} {mask.shape}; it must give one bool per row: bool {places.shape}."
+        )
     out = places[~mask]
     cause, reason = reasons(stage, {name: column[~mask] for name, column in columns.items()})
     _drop(verdicts, stage, out, cause, reason)
@@ -131,7 +135,8 @@ def _drop(verdicts: Verdicts, stage: Any, out: Array, cause: Sequence[str] | str
 def reasons(stage: Any, columns: Mapping[str, Array]) -> tuple[Any, list[str]]:
     """Cause and reason of rows that a filter does not keep: its own `why`, or its score against its threshold."""
     if stage.has("why"):
-        return "filtered", [str(why) for why in stage.why(columns)]
+        with blamed(stage, "why"):
+            return "filtered", [str(why) for why in stage.why(columns)]
     threshold = getattr(stage, "score_threshold", None)
     if threshold is None or not stage.gives:
         return "filtered", [f"not kept by {stage.name}"] * len(next(iter(columns.values()), ()))

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from curator.formats.shards import Job, Written, shards_of, write_shard
 from curator.stage import Each, ProcessingStage, decides, speeds
-from curator.units import Size, parse_bytes
+from curator.units import Size, counted, parse_bytes
 
 FEW_SHARDS = 8  # fewer than this limit how many readers can share the work
 
@@ -93,11 +93,15 @@ def _sample_bytes(kept: pa.Table, source: Any) -> Any:
 def _facts(written: Sequence[Written]) -> dict[str, Any]:
     suffixes = sorted(set[tuple[str, ...]]().union(*(shard.suffixes for shard in written)))
     remarks = []
+    if named := sum(shard.named for shard in written):
+        remarks.append(f"{counted(named, 'image')} came without a suffix and left with that of the format")
     bare = any("" in members for members in suffixes)
     if bare:
         remarks.append("members without a suffix are written as they came; other readers of WebDataset pass over them")
     if len(suffixes) > 1:
-        told = "; ".join(" ".join(s) for s in suffixes[:4]) + (" ..." if len(suffixes) > 4 else "")
+        told = "; ".join(" ".join(m or "(none)" for m in s) for s in suffixes[:4]) + (
+            " ..." if len(suffixes) > 4 else ""
+        )
         remarks.append(
             f"samples have different members ({told}): webdataset reads them, Hugging Face's loader wants the same "
             "members in all"
