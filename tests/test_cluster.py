@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -326,8 +327,9 @@ def nap(n: int) -> int:
     return n
 
 
-def test_a_scheduler_that_is_lost_ends_the_run_in_words(capfd):
+def test_a_scheduler_that_is_lost_ends_the_run_in_words(capfd, monkeypatch):
     """ClusterError within seconds, and nothing of Dask's own on the terminal."""
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # of handlers that other tests left behind
     with own_scheduler() as own, Cluster(ClusterSettings(kind="scheduler", address=own.address)) as cluster:
         results = cluster.each(nap, range(100))
         next(results)

@@ -50,7 +50,7 @@ def test_a_grid_measures_once_copies_nothing_and_ends_in_a_table(curate, shards)
         assert run["job"]["overrides"]["saturation.score_threshold"] == row["saturation.score_threshold"]
         assert not (shards / "sweep" / row["folder"] / "shards").exists()
     assert works == [12, 0, 0, 0, 0, 0]
-    assert "no image was copied. To write the setting you like: curate" in ran.out
+    assert "no image was copied. To write the setting you like, such as the last: curate" in ran.out
     assert ran.err.count("local worker") == 1
 
 
@@ -125,7 +125,7 @@ def test_values_that_a_recipe_sweeps_have_a_folder_each(curate, shards):
 def test_the_command_at_the_end_writes_the_setting(curate, shards):
     """It can be pasted as it stands, the folder of one's own stages in it."""
     ran = curate("-m", *SATURATION, "input=in/", "saturation.score_threshold=0,0.2")
-    command = shlex.split(ran.out.partition("To write the setting you like: ")[2])
+    command = shlex.split(ran.out.partition("such as the last: ")[2])
     assert command[0] == "curate"
     assert curate(*command[1:]).code == 0
     assert list((shards / "out/shards").glob("*.tar"))
