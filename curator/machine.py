@@ -106,6 +106,19 @@ def gpus() -> tuple[list[str], str]:
     return [name.strip() for name in names[:count]], ""
 
 
+def good_at_bf16(device: str) -> bool:
+    """Whether bf16 products are faster here than float32 ones."""
+    import torch
+
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
 class ClusterSettings(BaseModel):
     """Where the work is done, each key as `conf/cluster/*.yaml` explains it."""
 

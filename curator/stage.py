@@ -127,6 +127,7 @@ class Vectors(Protocol):
     """The stored embeddings of a collection: float16, unit length, piece by piece. Pickles as a description."""
 
     addresses: Sequence[str]  # sorted, distinct: one per piece
+    desk: Any  # a `curator.desk.Desk`: what was found so far, for who goes on after a kill
 
     def read(self, address: str) -> tuple[Array, Mask]:
         """One piece: (N, D) float16, memory-mapped where possible, and (N,) True where a row has a vector."""
@@ -140,12 +141,17 @@ class Choice:
     """What a collection stage decided about N rows.
 
     `dropped_by` (N,) int64: the row that is kept in its place, -1 where the row stays.
-    `similarity` (N,) float64 to that row, NaN where the row stays.
+    `similarity` (N,) float64 to that row, NaN where the row stays. `unrepresented` (N,) True where a row is dropped
+    and nobody is kept for it, as some published rules do. `remarks` are shown at the end; `walked` counts rows whose
+    pairs were too many to be stored, and were compared again.
     """
 
     dropped_by: Array
     similarity: Array
     cause: str = "near_duplicate"
+    unrepresented: Array | None = None
+    remarks: tuple[str, ...] = ()
+    walked: int = 0
 
 
 class ProcessingStage(BaseModel):

@@ -102,6 +102,7 @@ def _closing(total: dict[str, Any], run: dict[str, Any], output: str, plan: Plan
 
 
 def _remarks(run: dict[str, Any]) -> Iterator[str]:
+    yield from run["remarks"]
     for writer, facts in run["write"].items():
         for remark in facts.get("remarks", []):
             yield f"{writer}: {remark}"

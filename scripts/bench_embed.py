@@ -28,8 +28,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from curator.decode import Decoded, DecodeSettings
 from curator.decoders import Decoders
-from curator.machine import cores
-from curator.models.clip import good_at_bf16, import_open_clip, quiet
+from curator.machine import cores, good_at_bf16
+from curator.models.clip import import_open_clip, quiet
 from curator.models.weights import SUMS, fingerprint
 from curator.progress import table
 from curator.stage import Array, ImageBatch, Worker

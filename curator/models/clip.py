@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from curator import machine
 from curator.errors import ConfigError, WeightsError
 from curator.models import catalogue
 from curator.models.catalogue import Preprocessing
@@ -99,7 +100,7 @@ def image_tower(
     import torch
 
     torch.set_num_threads(worker.threads)
-    bf16 = precision == "bf16" or (precision == "auto" and good_at_bf16(worker.device))
+    bf16 = precision == "bf16" or (precision == "auto" and machine.good_at_bf16(worker.device))
     if worker.device.startswith("cuda") and not bf16:  # "fp32" means it: convolutions would round to tf32
         torch.backends.cudnn.allow_tf32 = False
     module = _tower("_build_vision_tower", "vision_cfg", model)
@@ -199,16 +200,3 @@ def _to_bf16(module: Any) -> None:
                 parameter.data = parameter.data.to(torch.bfloat16)
     if isinstance(module, VisionTransformer):
         module.conv1.register_forward_hook(lambda _part, _given, patches: patches.float())
-
-
-def good_at_bf16(device: str) -> bool:
-    """Whether bf16 products are faster here than float32 ones."""
-    import torch
-
-    if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags

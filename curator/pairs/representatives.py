@@ -1,40 +1,63 @@
 """Who is kept for whom: in order of rank, a row stays unless it is a duplicate of a row that stays already.
 
 So every dropped row has a kept one at or above the threshold, and no two kept rows are duplicates. (The published
-SemDeDup rule follows chains: it drops a row for resembling one that is itself dropped.)
+SemDeDup rule follows chains: it drops a row for resembling one that is itself dropped.) Knows no torch.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from curator.pairs.crowd import Crowd
 from curator.stage import Array
 
 ROUNDS = 30
 """Enough for all but chains; each costs a pass over the open pairs."""
 
+WALK = 2048  # rows in order of rank that are decided at once where there is a crowd
 
-def keep_representatives(count: int, a_P: Array, b_P: Array, sim_P: Array, rank_N: Array) -> tuple[Array, Array]:
-    """Greedy representatives among `count` rows.
 
-    `a_P`, `b_P` (P,) are pairs of rows at or above the threshold, `sim_P` their similarity; `rank_N` (N,) is a
-    permutation, 0 the best. Gives dropped_by (N,) int64: the most similar kept row of those it is a duplicate of
-    (ties by rank), -1 where a row stays; and that similarity (N,) float64, NaN where it stays.
+@dataclass(frozen=True)
+class Pairs:
+    """P pairs of rows at or above the threshold, by rank: `better` (P,), `worse` (P,), `similarity` (P,)."""
+
+    better: Array
+    worse: Array
+    similarity: Array
+
+    @classmethod
+    def of(cls, a_P: Array, b_P: Array, sim_P: Array, rank_N: Array) -> Pairs:
+        """Pairs in any direction; `rank_N` (N,) is a permutation, 0 the best."""
+        first = rank_N[a_P] < rank_N[b_P]
+        return cls(np.where(first, a_P, b_P), np.where(first, b_P, a_P), sim_P)
+
+
+def keep_representatives(count: int, pairs: Pairs, rank_N: Array, crowd: Crowd | None = None) -> tuple[Array, Array]:
+    """Greedy representatives among `count` rows; `crowd` holds rows whose pairs among themselves are not in `pairs`.
+
+    Gives dropped_by (N,) int64: the most similar kept row of those it is a duplicate of (ties by rank), -1 where a
+    row stays; and that similarity (N,) float64, NaN where it stays.
     """
+    kept = _kept(count, pairs.better, pairs.worse, rank_N) if crowd is None else _walked(count, pairs, rank_N, crowd)
+    return named(count, pairs, rank_N, kept, crowd)
+
+
+def named(count: int, pairs: Pairs, rank_N: Array, kept: Array, crowd: Crowd | None) -> tuple[Array, Array]:
+    """For every row that is not kept, the kept row that it resembles most; -1 and NaN where there is none."""
     dropped_by = np.full(count, -1, np.int64)
     similarity = np.full(count, np.nan)
-    if not len(a_P):
-        return dropped_by, similarity
-    better = np.where(rank_N[a_P] < rank_N[b_P], a_P, b_P)
-    worse = np.where(better == a_P, b_P, a_P)
-    kept = _kept(count, better, worse, rank_N)
-    counts = kept[better] & ~kept[worse]
     # a kept row may also rank behind one that is dropped for another; only kept ones in front of it drop a row,
     # but the one it is named after may be any kept row at or above the threshold
-    behind = kept[worse] & ~kept[better]
-    of = np.concatenate([worse[counts], better[behind]])
-    by = np.concatenate([better[counts], worse[behind]])
-    sim = np.concatenate([sim_P[counts], sim_P[behind]])
+    counts, behind = kept[pairs.better] & ~kept[pairs.worse], kept[pairs.worse] & ~kept[pairs.better]
+    parts = [
+        (pairs.worse[counts], pairs.better[counts], pairs.similarity[counts]),
+        (pairs.better[behind], pairs.worse[behind], pairs.similarity[behind]),
+    ]
+    if crowd is not None:
+        parts.append(crowd.nearest(kept, rank_N))
+    of, by, sim = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((rank_N[by], -sim, of))
     rows, first = np.unique(of[order], return_index=True)
     dropped_by[rows], similarity[rows] = by[order][first], sim[order][first]
@@ -43,6 +66,8 @@ def keep_representatives(count: int, a_P: Array, b_P: Array, sim_P: Array, rank_
 
 def _kept(count: int, better_P: Array, worse_P: Array, rank_N: Array) -> Array:
     """(N,) True for rows that stay. Rounds over all open pairs at once; what long chains leave is walked in order."""
+    if not len(better_P):
+        return np.ones(count, bool)
     kept, dropped, touched = (np.zeros(count, bool) for _ in range(3))
     touched[better_P], touched[worse_P] = True, True
     for _ in range(ROUNDS):
@@ -59,4 +84,30 @@ def _kept(count: int, better_P: Array, worse_P: Array, rank_N: Array) -> Array:
     for better, worse in zip(better_P[order].tolist(), worse_P[order].tolist(), strict=True):
         if not dropped[better]:  # all that is better than it has spoken
             dropped[worse] = True
+    return ~dropped
+
+
+def _walked(count: int, pairs: Pairs, rank_N: Array, crowd: Crowd) -> Array:
+    """(N,) True for rows that stay, some thousand at once in order of rank; a crowd's pairs are made as needed."""
+    dropped = np.zeros(count, bool)
+    in_order = np.empty(count, np.int64)
+    in_order[rank_N] = np.arange(count)
+    by_worse = np.argsort(rank_N[pairs.worse], kind="stable")
+    better, worse = pairs.better[by_worse], pairs.worse[by_worse]
+    edges = np.searchsorted(rank_N[worse], np.arange(0, count + WALK, WALK))
+    stays = np.zeros(0, np.int64)  # of the crowd, by its own numbers
+    for block, first in enumerate(range(0, count, WALK)):
+        mine = slice(edges[block], edges[block + 1])
+        earlier = rank_N[better[mine]] < first
+        dropped[worse[mine][earlier & ~dropped[better[mine]]]] = True
+        crowded = crowd.among(in_order[first : first + WALK])
+        crowded = crowded[~dropped[crowd.rows[crowded]]]
+        crowded = crowded[~crowd.any_near(crowded, stays, dropped)]
+        a, b = crowd.pairs(crowded)
+        inside = Pairs.of(a, b, np.ones(len(a)), rank_N)
+        open_better = np.concatenate([better[mine][~earlier], inside.better])
+        open_worse = np.concatenate([worse[mine][~earlier], inside.worse])
+        alive = ~dropped[open_better] & ~dropped[open_worse]
+        dropped |= ~_kept(count, open_better[alive], open_worse[alive], rank_N)
+        stays = np.concatenate([stays, crowded[~dropped[crowd.rows[crowded]]]])
     return ~dropped

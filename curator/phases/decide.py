@@ -35,6 +35,8 @@ class Verdicts:
     dropped_by: Array  # (N,) int64: the row kept in its place, -1 where there is none
     similarity: Array  # (N,) float64 to that row, NaN where there is none
     seen: dict[str, dict[str, int]] = field(default_factory=dict)  # stage -> in, kept, dropped, failed, flagged
+    remarks: list[str] = field(default_factory=list)  # of collection stages
+    walked: int = 0  # rows whose pairs were not stored and were compared again
 
     @classmethod
     def of(cls, count: int) -> Verdicts:
@@ -159,15 +161,19 @@ def _choose(verdicts: Verdicts, stage: Any, rows: pa.Table, found: pa.Table, pie
     names = [n for n in rows.column_names if pa.types.is_primitive(rows.schema.field(n).type)]
     columns = {**as_columns(rows, names), "piece": piece, "row": row}
     choice: Choice = stage.choose(columns, found, alive)
-    out = np.flatnonzero((choice.dropped_by >= 0) & alive)
+    alone = choice.unrepresented if choice.unrepresented is not None else np.zeros(len(alive), bool)
+    out = np.flatnonzero(((choice.dropped_by >= 0) | alone) & alive)
     before = int(alive.sum())
     verdicts.seen[stage.name] = {"in": before, "kept": before, "dropped": 0, "failed": 0, "flagged": 0}
     if stage.action == "flag":
         _drop(verdicts, stage, out, choice.cause, [f"near-duplicate {s:.3f}" for s in choice.similarity[out]])
         return
+    verdicts.remarks += choice.remarks
+    verdicts.walked += choice.walked
     verdicts.dropped_by[out] = choice.dropped_by[out]
     verdicts.similarity[out] = choice.similarity[out]
-    _drop(verdicts, stage, out, choice.cause, [""] * len(out))  # the reason names a row: written with the ledger
+    reason = np.where(alone[out], "near-duplicate of an image that is dropped as well", "").tolist()
+    _drop(verdicts, stage, out, choice.cause, reason)  # one that names a row is written with the ledger
     follow_representatives(verdicts)
 
 

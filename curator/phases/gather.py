@@ -15,9 +15,10 @@ import pyarrow as pa
 
 from curator import address
 from curator.custom import identity_of
+from curator.desk import Desk
 from curator.phases.columns import READ_SCHEMA, Samples
 from curator.phases.measure import Census
-from curator.stage import Array, Each, ProcessingStage
+from curator.stage import Array, Each, ProcessingStage, Role
 from curator.store import Object, Store, StoredVectors
 from curator.wiring import Plan
 
@@ -106,17 +107,26 @@ def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, log: 
     if stored is None:
         if missing := [a for a in distinct if store.get(feed, a) is None]:
             raise Missing(f"{feed} {missing[0]}")
-        log(f"{stage.name}: comparing {sum(k.samples for k in census.shards):,} images")
-        begin = time.monotonic()
-        table = stage.find(StoredVectors(store, feed, distinct), each)
-        census.seconds[stage.name] += time.monotonic() - begin
-        is_open = any(not store.has(feed, a) for a in distinct)
-        header = {"floor": getattr(stage, "similarity_floor", None), "collection": collection, "open": is_open}
-        store.put(stage.name, place, table, header, shelf)
-        compared = sum(known.samples for known in census.shards)
-    else:
-        table = stored.table
-    return Found(table, *_places(census, inputs, distinct), compared)
+        desk = Desk(store, address.tagged("desk", [place, speeds_of(stage)])[:32], log)
+        with desk.held():
+            stored = _stored(store, stage, shelf, place, collection)  # by another run, while this one waited
+            if stored is None:
+                log(f"{stage.name}: comparing {sum(k.samples for k in census.shards):,} images")
+                begin = time.monotonic()
+                table = stage.find(StoredVectors(store, feed, distinct, desk), each)
+                census.seconds[stage.name] += time.monotonic() - begin
+                is_open = any(not store.has(feed, a) for a in distinct)
+                header = {"floor": getattr(stage, "similarity_floor", None), "collection": collection, "open": is_open}
+                store.put(stage.name, place, table, header, shelf)
+                desk.clear()
+                compared = sum(known.samples for known in census.shards)
+    return Found(table if stored is None else stored.table, *_places(census, inputs, distinct), compared)
+
+
+def speeds_of(stage: ProcessingStage) -> dict[str, Any]:
+    """The settings that change how a search is cut into tasks, and so what of it lies on its desk."""
+    names = {n for n in type(stage).model_fields if stage.role_of(n) is Role.SPEEDS}
+    return stage.model_dump(mode="json", include=names)
 
 
 def _places(census: Census, inputs: Sequence[str], distinct: Sequence[str]) -> tuple[Array, Array]:

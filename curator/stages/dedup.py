@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import model_validator
 
-from curator.pairs.blocks import Near, folded, near_pairs
-from curator.pairs.representatives import keep_representatives
+from curator.pairs.crowd import Crowd
+from curator.pairs.found import CELL, CROWDED, NEAR, SAME, Found, place
+from curator.pairs.ranking import CENTROID, check_policy, ranked_by, ranks
+from curator.pairs.representatives import Pairs, keep_representatives, named
+from curator.pairs.semdedup import in_cell
 from curator.stage import (
     Array,
     Choice,
@@ -27,23 +30,23 @@ from curator.stage import (
     speeds,
 )  # fmt: skip
 
-PLACES = ("piece_a", "row_a", "piece_b", "row_b")
-POLICIES = {"aesthetic": ("aesthetic_score",), "resolution": ("width", "height"), "bytes": ("bytes",), "first": ()}
-TEXTS = ("caption", "format", "image", "notes", "content_hash")
-USUAL = ("aesthetic", "resolution", "bytes")
-
 
 class SemanticDeduplicationStage(ProcessingStage):
     """Drop images whose cosine to a kept image is at least `similarity_threshold`. NeMo's `eps` is 1 - threshold."""
 
     called: ClassVar[str] = "dedup"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     similarity_threshold: float = decides(0.95, gt=0, le=1)
     similarity_floor: float = measures(0.9, gt=0, le=1)
     keep: tuple[str, ...] | None = decides(None)
+    rule: Literal["representatives", "semdedup"] = decides("representatives")
+    recall: float = measures(1.0, gt=0.5, le=1)
+    n_clusters: int | None = measures(None, ge=1)
+    random_state: int = measures(0, ge=0)
     embedding: str | None = measures(None)
-    block_rows: int = speeds(4096, ge=16)
+    max_pairs_per_row: int = speeds(256, ge=1)
+    block_rows: int = speeds(2048, ge=16)
 
     @model_validator(mode="after")
     def _possible(self) -> SemanticDeduplicationStage:
@@ -54,37 +57,23 @@ class SemanticDeduplicationStage(ProcessingStage):
                 f"dedup.similarity_floor={self.similarity_threshold:g}"
             )
         for policy in self.keep or ():
-            name, _, direction = policy.partition(" ")
-            if direction not in ("", "asc", "desc"):
-                raise ValueError(f"keep: {policy!r} must end in asc or desc")
-            if name in TEXTS:
-                raise ValueError(f"keep: {name} is text, which has no better and worse")
-            if policy in ("hard", "easy"):
-                raise ValueError(f"keep: {policy} ranks by distance to a k-means centroid, and there are no cells yet")
+            check_policy(policy)
         return self
 
     def needed(self) -> tuple[Need, ...]:
         """An embedding, and the columns that an explicit `keep` ranks by."""
-        columns = [column for policy in self.keep or () for column, _ in ranked_by(policy)]
+        columns = [column for policy in self.keep or () for column, _ in ranked_by(policy) if column != CENTROID]
         return (Embedding(), *(Column(name) for name in dict.fromkeys(columns)))
 
     def find(self, vectors: Vectors, each: Each) -> pa.Table:
-        """Every pair of distinct vectors at or above the floor, and every copy of a vector (`same`), sorted."""
-        distinct, first, copy = folded(vectors)
-        near = near_pairs(vectors, distinct, self.similarity_floor, self.block_rows, each)
-        ones = np.ones(len(copy.piece))
-        parts = [*map(_ordered, near), (first.piece, first.row, copy.piece, copy.row, ones)]
-        columns = [np.concatenate([part[n] for part in parts]) for n in range(5)]
-        same = np.zeros(len(columns[0]), bool)
-        same[len(same) - len(ones) :] = True
-        order = np.lexsort(columns[3::-1])
-        return pa.table(
-            {
-                **{name: pa.array(column[order], pa.int32()) for name, column in zip(PLACES, columns[:4], strict=True)},
-                "similarity": pa.array(columns[4][order], pa.float64()),
-                "same": pa.array(same[order]),
-            }
-        )
+        """Every pair of distinct vectors at or above the floor, and what else choosing needs: see `pairs/found.py`."""
+        from curator.pairs.search import Wanted, search  # brings torch along, which deciding never does
+
+        wanted = Wanted(
+            floor=self.similarity_floor, cells=self.n_clusters, seed=self.random_state, recall=self.recall,
+            block_rows=self.block_rows, most_per_row=self.max_pairs_per_row,
+        )  # fmt: skip
+        return search(vectors, each, wanted).table()
 
     def choose(self, rows: Columns, found: pa.Table, alive: Mask) -> Choice:
         """Who is dropped for whom, among the rows that are alive.
@@ -92,88 +81,93 @@ class SemanticDeduplicationStage(ProcessingStage):
         `rows` has the columns to rank by, and `piece` and `row`: where each row stands in what was found. Rows may
         stand in the same place: the same content, given twice.
         """
-        rank = ranks(rows, self.keep, len(alive))
-        vectors, best, copies, best_of = _folded(rows, found, alive, rank)
-        a, b, sim = self._pairs(found, vectors, best)
-        dropped_by, similarity = keep_representatives(len(alive), a, b, sim, rank)
-        stays = dropped_by[best_of] < 0  # rows of one vector have the same neighbours, and so the same fate
+        view, count = Found(found), len(alive)
+        vector = _vectors(rows, view)
+        cell, columns = _with_cells(rows, view, vector)
+        rank = ranks(columns, self.keep, count)
+        vectors, best, copies, best_of = _folded(vector, alive & (rows["piece"] >= 0), rank)
+        pairs = Pairs.of(*self._pairs(view, vectors, best), rank)
+        crowd = self._crowd(view, vectors, best)
+        remarks: list[str] = []
+        unrepresented = np.zeros(count, bool)
+        if self.rule == "semdedup":
+            published = in_cell(count, pairs, cell, rank, crowd)
+            dropped_by, similarity = named(count, pairs, rank, ~published.dropped, crowd)
+            unrepresented = published.dropped & (dropped_by < 0)
+            remarks.append(published.told(int(unrepresented.sum())))
+        else:
+            dropped_by, similarity = keep_representatives(count, pairs, rank, crowd)
+        stays = (dropped_by[best_of] < 0) & ~unrepresented[best_of]
         dropped_by[copies] = np.where(stays, best_of, dropped_by[best_of])
-        similarity[copies] = np.where(stays, 1.0, similarity[best_of])
-        return Choice(dropped_by, similarity)
+        similarity[copies] = np.where(stays, 1.0, similarity[best_of])  # rows of one vector have the same neighbours
+        unrepresented[copies] = unrepresented[best_of]
+        walked = 0 if crowd is None else len(crowd.rows)
+        return Choice(dropped_by, similarity, unrepresented=unrepresented, remarks=tuple(remarks), walked=walked)
 
-    def _pairs(self, found: pa.Table, vectors: Array, best: Array) -> tuple[Array, Array, Array]:
+    def _pairs(self, found: Found, vectors: Array, best: Array) -> tuple[Array, Array, Array]:
         """Pairs at or above the threshold whose vectors both live, as rows: the best-ranked of each vector."""
-        similarity = found.column("similarity").to_numpy()
-        near = ~found.column("same").to_numpy() & (similarity >= self.similarity_threshold)
-        if not len(vectors) or not near.any():
+        near = found.of_kind(NEAR)
+        similarity = near.column("similarity").to_numpy()
+        if not len(vectors) or not len(similarity):
             return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
-        places = [_place(found, side)[near] for side in "ab"]
-        at = [np.minimum(np.searchsorted(vectors, place), len(vectors) - 1) for place in places]
-        here = (vectors[at[0]] == places[0]) & (vectors[at[1]] == places[1])
-        return best[at[0][here]], best[at[1][here]], similarity[near][here]
+        enough = similarity >= self.similarity_threshold
+        (a, a_here), (b, b_here) = (_at(vectors, place(near, side)[enough]) for side in "ab")
+        here = a_here & b_here
+        return best[a[here]], best[b[here]], similarity[enough][here]
+
+    def _crowd(self, found: Found, vectors: Array, best: Array) -> Crowd | None:
+        """The rows whose pairs among themselves are not stored, those that live."""
+        crowded = found.of_kind(CROWDED)
+        if not crowded.num_rows or not len(vectors):
+            return None
+        at, here = _at(vectors, place(crowded, "a"))
+        rows = best[at[here]]
+        if not len(rows):
+            return None
+        order = np.argsort(rows)
+        bytes_of = crowded.column("vector").take(pa.array(np.flatnonzero(here)[order])).to_pylist()
+        given = np.frombuffer(b"".join(bytes_of), np.float16).reshape(len(rows), -1)
+        return Crowd(rows[order], given, self.similarity_threshold)
 
 
-def _place(found: pa.Table, side: str) -> Array:
-    """(P,) int64 that stands for piece and row of one side of the pairs."""
-    piece, row = (found.column(f"{part}_{side}").to_numpy().astype(np.int64) for part in ("piece", "row"))
-    place: Array = piece << 32 | row
-    return place
+def _vectors(rows: Columns, found: Found) -> Array:
+    """(N,) the place of the first row with the same vector, for every row."""
+    places: Array = rows["piece"].astype(np.int64) << 32 | rows["row"].astype(np.int64)
+    same = found.of_kind(SAME)
+    copy, first = place(same, "b"), place(same, "a")
+    if not len(copy):
+        return places
+    order = np.argsort(copy)
+    at, here = _at(copy[order], places)
+    vector: Array = np.where(here, first[order][at], places)
+    return vector
 
 
-def _folded(rows: Columns, found: pa.Table, alive: Mask, rank: Array) -> tuple[Array, Array, Array, Array]:
+def _with_cells(rows: Columns, found: Found, vector: Array) -> tuple[Array, Mapping[str, Any]]:
+    """(N,) everybody's cell, -1 without a vector; and the columns to rank by, the cosine to its centroid among them."""
+    cells = found.of_kind(CELL)
+    at, here = _at(place(cells, "a"), vector)
+    if not cells.num_rows:
+        return np.full(len(vector), -1), rows
+    cell = np.where(here, cells.column("row_b").to_numpy()[at], -1)
+    cosine = np.where(here, cells.column("similarity").to_numpy()[at], np.nan)
+    return cell, {**rows, CENTROID: cosine}
+
+
+def _folded(vector: Array, alive: Mask, rank: Array) -> tuple[Array, Array, Array, Array]:
     """Living rows by vector: the vectors (V,) sorted, the best-ranked row of each; every other row, and its best."""
-    living = np.flatnonzero(alive & (rows["piece"] >= 0))
-    place = rows["piece"][living].astype(np.int64) << 32 | rows["row"][living].astype(np.int64)
-    same = found.filter(found.column("same"))
-    vector = _vector_of(place, _place(same, "a"), _place(same, "b"))
-    order = np.lexsort((rank[living], vector))
-    vectors, start, group = np.unique(vector[order], return_index=True, return_inverse=True)
+    living = np.flatnonzero(alive)
+    order = np.lexsort((rank[living], vector[living]))
     ordered = living[order]
+    vectors, start, group = np.unique(vector[ordered], return_index=True, return_inverse=True)
     best = ordered[start]
     copy = ordered != best[group]
     return vectors, best, ordered[copy], best[group][copy]
 
 
-def _vector_of(place: Array, first: Array, copy: Array) -> Array:
-    """For each place, the place of the first row with the same vector."""
-    if not len(copy):
-        return place
-    order = np.argsort(copy)
-    at = np.minimum(np.searchsorted(copy, place, sorter=order), len(copy) - 1)
-    is_copy = copy[order[at]] == place
-    vector: Array = np.where(is_copy, first[order[at]], place)
-    return vector
-
-
-def _ordered(near: Near) -> tuple[Array, Array, Array, Array, Array]:
-    """Pairs with the earlier row first."""
-    swap = (near.piece_a > near.piece_b) | ((near.piece_a == near.piece_b) & (near.row_a > near.row_b))
-    sides = [(near.piece_a, near.piece_b), (near.row_a, near.row_b)]
-    (pa_, pb), (ra, rb) = ((np.where(swap, y, x), np.where(swap, x, y)) for x, y in sides)
-    return pa_, ra, pb, rb, near.similarity
-
-
-def ranked_by(policy: str) -> Iterator[tuple[str, int]]:
-    """The columns of a policy, each with -1 where large comes first: `width desc`, `bytes asc`, `resolution`."""
-    name, _, direction = policy.partition(" ")
-    for column in POLICIES.get(name, (name,)):
-        yield column, 1 if direction.strip() == "asc" else -1
-
-
-def ranks(rows: Columns, keep: tuple[str, ...] | None, count: int) -> Array:
-    """(N,) a permutation, 0 the best; ties by input order. Rows without a value come last."""
-    keys: list[Any] = [np.arange(count)]
-    policies = list(keep if keep is not None else USUAL)
-    if "first" in policies:  # input order has no ties: nothing behind it has a say
-        policies = policies[: policies.index("first")]
-    for policy in reversed(policies):
-        columns = [(rows[name], sign) for name, sign in ranked_by(policy) if name in rows]
-        if not columns:
-            continue
-        if policy.partition(" ")[0] == "resolution":
-            columns = [(columns[0][0].astype(np.float64) * columns[1][0], columns[0][1])]
-        for column, sign in columns:
-            keys.append(np.nan_to_num(sign * column.astype(np.float64), nan=np.inf, neginf=-np.inf, posinf=np.inf))
-    rank = np.empty(count, np.int64)
-    rank[np.lexsort(keys)] = np.arange(count)
-    return rank
+def _at(ascending: Array, wanted: Array) -> tuple[Array, Mask]:
+    """Where each wanted value stands among ascending ones, and whether it does."""
+    if not len(ascending):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
+    at = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
+    return at, ascending[at] == wanted

@@ -1,0 +1,73 @@
+"""k-means on the processor, in torch: bfloat16 products where it is good at them, sums in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from curator.machine import good_at_bf16
+from curator.stage import Array
+
+ROUNDS = 10
+BLOCK = 8192
+
+
+class CpuCompute:
+    """Lloyd's algorithm from a random start."""
+
+    def fit(self, sample_ND: Array, k: int, seed: int) -> Array:
+        """(K, D) float32 centroids; those that lose all their rows begin anew at the rows farthest from theirs."""
+        with torch.inference_mode():
+            rows = torch.from_numpy(np.array(sample_ND)).to(_narrow())
+            count = len(rows)
+            k = min(k, count)
+            start = torch.from_numpy(np.random.default_rng(seed).permutation(count)[:k].copy())
+            centroids = rows[start].float()
+            for _ in range(ROUNDS):
+                home, distance = _nearest(rows, centroids)
+                sums = torch.zeros_like(centroids)
+                for at in range(0, count, BLOCK):
+                    sums.index_add_(0, home[at : at + BLOCK], rows[at : at + BLOCK].float())
+                sizes = torch.bincount(home, minlength=k)
+                centroids = torch.where(sizes[:, None] > 0, sums / sizes.clamp(min=1)[:, None], centroids)
+                empty = (sizes == 0).nonzero()[:, 0]
+                if len(empty):
+                    far = distance.topk(len(empty)).indices
+                    centroids[empty] = rows[far].float()
+            return centroids.numpy()
+
+    def assign(self, rows_ND: Array, centroids_KD: Array) -> Array:
+        """(N,) int32 nearest centroids."""
+        with torch.inference_mode():
+            rows = torch.from_numpy(np.array(rows_ND)).to(_narrow())
+            home, _ = _nearest(rows, torch.from_numpy(np.array(centroids_KD)))
+            return home.to(torch.int32).numpy()
+
+
+def _nearest(rows: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N,) the nearest centroid of each row, and (N,) its squared distance less the row's own square."""
+    half = (centroids * centroids).sum(1) / 2
+    # |c|^2 / 2 rides along as three more columns, so that one product gives what is to be largest
+    parts = _split(half, rows.dtype)
+    columns = torch.cat([centroids.to(rows.dtype), *(-p[:, None] for p in parts)], dim=1).T.contiguous()
+    ones = torch.ones(BLOCK, len(parts), dtype=rows.dtype)
+    best = [
+        (torch.cat([block, ones[: len(block)]], dim=1) @ columns).max(1)
+        for block in torch.split(rows, BLOCK)
+    ]  # fmt: skip
+    home = torch.cat([b.indices for b in best]) if best else torch.zeros(0, dtype=torch.int64)
+    value = torch.cat([b.values for b in best]).float() if best else torch.zeros(0)
+    return home, -2 * value
+
+
+def _split(values: torch.Tensor, kind: torch.dtype) -> list[torch.Tensor]:
+    """Numbers as sums of three narrower ones."""
+    parts, rest = [], values.double()
+    for _ in range(3 if kind != torch.float32 else 1):
+        parts.append(rest.to(kind))
+        rest = rest - parts[-1].double()
+    return parts
+
+
+def _narrow() -> torch.dtype:
+    return torch.bfloat16 if good_at_bf16("cpu") else torch.float32

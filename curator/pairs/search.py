@@ -1,0 +1,272 @@
+"""Every pair of stored vectors at or above a floor: found exactly, in bounded memory, as tasks that can be resumed.
+
+    hash rows -> fold copies -> sample -> plan -> homes -> lay rows down by cell -> margins, visits -> compare
+
+What is proposed by bounds is decided by the float64 cosine of the stored float16 numbers: the result depends on
+nothing but the vectors and the floor. Everything on the way lies on the desk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from curator import here
+from curator.desk import Desk
+from curator.pairs.bounds import as_tensor, candidates, full_product, least_product
+from curator.pairs.cells import Cells, directed, visitors, works
+from curator.pairs.exact import cosines
+from curator.pairs.fold import Folded, Group, fold, groups_of
+from curator.pairs.found import Searched
+from curator.pairs.layout import Layout, Part, assigned, parts_of, placed
+from curator.pairs.plan import Planning, plan, sample_size
+from curator.stage import Array, Each, Vectors
+
+TASK_PAIRS = 4e9  # pairs of rows that one task looks at, about
+CHUNK = 8192  # visitors at once
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is looked for, and what limits the looking."""
+
+    floor: float
+    cells: int | None = None
+    seed: int = 0
+    block_rows: int = 2048
+    most_per_row: int = 256
+    recall: float = 1.0
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Rows of some cells that one task compares with all that must look at them."""
+
+    cells: Cells
+    number: int
+    spans: tuple[tuple[int, int, int], ...]  # cell, first and last position
+    least: float
+    most_per_row: int
+
+
+def search(vectors: Vectors, each: Each, wanted: Wanted, old_pieces: Array | None = None) -> Searched:
+    """All pairs at or above the floor; `old_pieces` (pieces,) True where pairs among them are known already."""
+    desk = vectors.desk
+    groups = groups_of(vectors, desk)
+    folded = fold(groups, desk, each)
+    count = len(folded.piece)
+    nothing = np.zeros(0, np.int64)
+    if count < 2:
+        alone = np.zeros(count, np.int32)
+        return Searched(folded, nothing, nothing, np.zeros(0), nothing, np.zeros((0, 1), np.float16), alone,
+                        np.ones(count, np.float32))  # fmt: skip
+    is_new = np.ones(count, bool) if old_pieces is None else ~_any_old(folded, old_pieces)
+    layout, parts = _prepared(vectors, groups, folded, wanted, each)
+    home, cosine = assigned(parts, each)
+    order, cells = _ordered(layout, home, is_new, wanted)
+    desk.make("rows", (count, layout.dims), np.float16)
+    desk.make("leads", (count, layout.width), np.uint16)
+    lost = placed(parts, each)
+    units = list(_units(cells, least_product(wanted.floor, lost, layout.width), wanted, each))
+    for _ in each(compare, [unit for unit in units if not desk.has(f"near-{unit.number}")]):
+        pass
+    return _gathered(folded, units, layout, order, home, cosine)
+
+
+def _any_old(folded: Folded, old_pieces: Array) -> Array:
+    """(N,) True where a distinct row, or a copy of it, lies in an old piece."""
+    old: Array = old_pieces[folded.piece].copy()
+    old[folded.copy_of[old_pieces[folded.copy_piece]]] = True
+    return old
+
+
+def _prepared(
+    vectors: Vectors, groups: Sequence[Group], folded: Folded, wanted: Wanted, each: Each
+) -> tuple[Layout, list[Part]]:
+    """The sample, the plan, and the parts that tasks take."""
+    desk, count = vectors.desk, len(folded.piece)
+    dims = vectors.read(vectors.addresses[int(folded.piece[0])])[0].shape[1]
+    if not desk.has("distinct"):
+        desk.put("distinct", pa.table({"piece": folded.piece, "row": folded.row}))
+    size = sample_size(count, wanted.cells)
+    parts = parts_of(groups, folded.starts, Layout(desk, count, dims, dims))
+    if not desk.has("sample"):
+        chosen = np.sort(np.argpartition(folded.order, size - 1)[:size])
+        desk.put_array("chosen", chosen)
+        for _ in each(take_sample, [p for p in parts if not desk.has(f"sample-{p.group.number}")]):
+            pass
+        rows = np.concatenate([desk.take_array(f"sample-{p.group.number}") for p in parts])
+        desk.put_array("sample", rows[np.argsort(folded.order[chosen], kind="stable")])
+    if not desk.has("plan"):
+        for _ in each(plan, [Planning(desk, count, dims, wanted.floor, wanted.cells, wanted.seed)]):
+            pass
+    found = desk.get("plan")
+    assert found is not None, "it was just made"
+    desk.say(f"dedup: {found.header['line']}")
+    layout = Layout(desk, count, dims, int(found.table.column("width")[0].as_py()))
+    return layout, [replace(part, layout=layout) for part in parts]
+
+
+def take_sample(part: Part) -> None:
+    """Lay down the rows of one group that were chosen."""
+    desk = part.layout.desk
+    chosen = desk.take_array("chosen")
+    mine = [rows[chosen[(chosen >= which.start) & (chosen < which.stop)] - which.start] for which, rows in part.rows()]
+    rows = np.concatenate(mine) if mine else np.zeros((0, part.layout.dims), np.float16)
+    desk.put_array(f"sample-{part.group.number}", rows.astype(np.float16))
+
+
+def _ordered(layout: Layout, home: Array, is_new: Array, wanted: Wanted) -> tuple[Array, Cells]:
+    """The row at each position, by cell, known ones first; lays down what tasks need of it."""
+    desk = layout.desk
+    count = len(desk.take_array("centroids"))
+    order = np.lexsort((np.arange(len(home)), is_new, home))
+    position = np.empty(len(order), np.int64)
+    position[order] = np.arange(len(order))
+    desk.put_array("positions", position)
+    sizes = np.bincount(home, minlength=count)
+    desk.put_array("starts", np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+    desk.put_array("old", np.bincount(home[~is_new], minlength=count).astype(np.int64))
+    return order, Cells(layout, count, wanted.floor)
+
+
+def _units(cells: Cells, least: float, wanted: Wanted, each: Each) -> Iterator[Unit]:
+    """Spans of at most `block_rows` rows, gathered into tasks of about the same work."""
+    start, old = cells.start, cells.layout.desk.take_array("old")
+    if cells.count > 1:
+        way, visits = directed(cells, each)
+        looked = works(cells, way, visits)
+    else:
+        looked = np.array([float(start[-1]) ** 2 / 2])
+    spans: list[tuple[int, int, int]] = []
+    work, number = 0.0, 0
+    for cell in range(cells.count):
+        size = int(start[cell + 1] - start[cell])
+        middle = int(start[cell] + old[cell])
+        for first, last in ((int(start[cell]), middle), (middle, int(start[cell + 1]))):
+            for at in range(first, last, wanted.block_rows):
+                end = min(at + wanted.block_rows, last)
+                spans.append((cell, at, end))
+                work += looked[cell] * (end - at) / size if cells.count > 1 else (end - at) * float(end)
+                if work >= TASK_PAIRS:
+                    yield Unit(cells, number, tuple(spans), least, wanted.most_per_row)
+                    spans, work, number = [], 0.0, number + 1
+    if spans:
+        yield Unit(cells, number, tuple(spans), least, wanted.most_per_row)
+
+
+def compare(unit: Unit) -> None:
+    """Lay down the near pairs of one unit, by position, and the positions that are crowded."""
+    import torch
+
+    worker = here.this_worker()
+    torch.set_num_threads(worker.threads)
+    comparison = Comparison(unit, worker.device)
+    with torch.inference_mode():
+        for span in unit.spans:
+            comparison.span(*span)
+    comparison.lay_down()
+
+
+class Comparison:
+    """One unit's work."""
+
+    def __init__(self, unit: Unit, device: str) -> None:
+        self.unit, self.cells, self.device = unit, unit.cells, device
+        self.desk = unit.cells.layout.desk
+        self.rows, self.leads = unit.cells.layout.rows(), unit.cells.layout.leads()
+        self.old = self.desk.take_array("old")
+        self.way = self.desk.take_array("ways").astype(bool) if self.cells.count > 1 else None
+        self.looking: tuple[int, Array] = (-1, np.zeros(0, np.int64))
+        self.a: list[Array] = []
+        self.b: list[Array] = []
+        self.similarity: list[Array] = []
+        self.crowded: list[Array] = []
+
+    def span(self, cell: int, first: int, last: int) -> None:
+        """Compare these rows of a cell with all that must look at them."""
+        begin = int(self.cells.start[cell])
+        is_old = last <= begin + int(self.old[cell])
+        coordinates = as_tensor(self.leads[first:last], self.device)
+        others = self._visitors(cell)
+        if is_old:
+            others = others[self._is_new(others)]
+        else:
+            self._compared(np.arange(first, last), coordinates, first, last, triangle=True)
+            others = np.concatenate([np.arange(begin, first), others])
+        for at in range(0, len(others), CHUNK):
+            self._compared(others[at : at + CHUNK], coordinates, first, last)
+
+    def _visitors(self, cell: int) -> Array:
+        if self.way is None:
+            return self.looking[1]
+        if self.looking[0] != cell:
+            self.looking = (cell, visitors(self.cells, self.way, cell))
+        return self.looking[1]
+
+    def _is_new(self, positions: Array) -> Array:
+        cell = np.searchsorted(self.cells.start, positions, "right") - 1
+        new: Array = positions >= self.cells.start[cell] + self.old[cell]
+        return new
+
+    def _compared(self, who: Array, theirs: Any, first: int, last: int, triangle: bool = False) -> None:
+        """Rows at the positions `who` against those at first..last, whose coordinates are `theirs`."""
+        import torch
+
+        floor = self.cells.floor
+        try:
+            mine = theirs if triangle else as_tensor(self.leads[who], self.device)
+            full = full_product(_Rows(self.rows, who), self.rows[first:last], floor, self.device)
+            found = candidates(mine, theirs, self.unit.least, full, self.unit.most_per_row, triangle)
+        except torch.OutOfMemoryError:
+            if triangle or len(who) < 2:
+                raise
+            half = len(who) // 2
+            for some in (who[:half], who[half:]):
+                self._compared(some, theirs, first, last)
+            return
+        a, b = who[found.i], first + found.j
+        similarity = cosines(self.rows, a, self.rows, b)
+        near = similarity >= floor
+        self.a.append(a[near])
+        self.b.append(b[near])
+        self.similarity.append(similarity[near])
+        self.crowded += [who[found.crowded_a], first + found.crowded_b]
+
+    def lay_down(self) -> None:
+        """Lay down what was found."""
+        nothing = np.zeros(0, np.int64)
+        crowded = np.unique(np.concatenate([nothing, *self.crowded]))
+        self.desk.put_array(f"crowded-{self.unit.number}", crowded)
+        a, b = (np.concatenate([nothing, *parts]) for parts in (self.a, self.b))
+        columns = {"a": a, "b": b, "similarity": np.concatenate([np.zeros(0), *self.similarity])}
+        self.desk.put(f"near-{self.unit.number}", pa.table(columns))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Some rows of an array, read when they are asked for."""
+
+    array: Array
+    which: Array
+
+    def __getitem__(self, rows: Array) -> Array:
+        some: Array = self.array[self.which[rows]]
+        return some
+
+
+def _gathered(
+    folded: Folded, units: Sequence[Unit], layout: Layout, order: Array, home: Array, cosine: Array
+) -> Searched:
+    desk: Desk = layout.desk
+    tables = [desk.take(f"near-{unit.number}") for unit in units]
+    a, b, similarity = (
+        np.concatenate([t.column(name).to_numpy() for t in tables]) for name in ("a", "b", "similarity")
+    )
+    crowded = np.unique(np.concatenate([desk.take_array(f"crowded-{unit.number}") for unit in units]))
+    vectors = np.array(layout.rows()[crowded])
+    return Searched(folded, order[a], order[b], similarity, order[crowded], vectors, home, cosine)
