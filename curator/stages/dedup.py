@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 from pydantic import model_validator
 
 from curator.pairs.blocks import Near, folded, near_pairs
+from curator.pairs.ranking import check_policy, ranked_by, ranks
 from curator.pairs.representatives import keep_representatives
 from curator.stage import (
     Array,
@@ -28,9 +28,6 @@ from curator.stage import (
 )  # fmt: skip
 
 PLACES = ("piece_a", "row_a", "piece_b", "row_b")
-POLICIES = {"aesthetic": ("aesthetic_score",), "resolution": ("width", "height"), "bytes": ("bytes",), "first": ()}
-TEXTS = ("caption", "format", "image", "notes", "content_hash")
-USUAL = ("aesthetic", "resolution", "bytes")
 
 
 class SemanticDeduplicationStage(ProcessingStage):
@@ -54,11 +51,7 @@ class SemanticDeduplicationStage(ProcessingStage):
                 f"dedup.similarity_floor={self.similarity_threshold:g}"
             )
         for policy in self.keep or ():
-            name, _, direction = policy.partition(" ")
-            if direction not in ("", "asc", "desc"):
-                raise ValueError(f"keep: {policy!r} must end in asc or desc")
-            if name in TEXTS:
-                raise ValueError(f"keep: {name} is text, which has no better and worse")
+            check_policy(policy)
             if policy in ("hard", "easy"):
                 raise ValueError(f"keep: {policy} ranks by distance to a k-means centroid, and there are no cells yet")
         return self
@@ -151,29 +144,3 @@ def _ordered(near: Near) -> tuple[Array, Array, Array, Array, Array]:
     sides = [(near.piece_a, near.piece_b), (near.row_a, near.row_b)]
     (pa_, pb), (ra, rb) = ((np.where(swap, y, x), np.where(swap, x, y)) for x, y in sides)
     return pa_, ra, pb, rb, near.similarity
-
-
-def ranked_by(policy: str) -> Iterator[tuple[str, int]]:
-    """The columns of a policy, each with -1 where large comes first: `width desc`, `bytes asc`, `resolution`."""
-    name, _, direction = policy.partition(" ")
-    for column in POLICIES.get(name, (name,)):
-        yield column, 1 if direction.strip() == "asc" else -1
-
-
-def ranks(rows: Columns, keep: tuple[str, ...] | None, count: int) -> Array:
-    """(N,) a permutation, 0 the best; ties by input order. Rows without a value come last."""
-    keys: list[Any] = [np.arange(count)]
-    policies = list(keep if keep is not None else USUAL)
-    if "first" in policies:  # input order has no ties: nothing behind it has a say
-        policies = policies[: policies.index("first")]
-    for policy in reversed(policies):
-        columns = [(rows[name], sign) for name, sign in ranked_by(policy) if name in rows]
-        if not columns:
-            continue
-        if policy.partition(" ")[0] == "resolution":
-            columns = [(columns[0][0].astype(np.float64) * columns[1][0], columns[0][1])]
-        for column, sign in columns:
-            keys.append(np.nan_to_num(sign * column.astype(np.float64), nan=np.inf, neginf=-np.inf, posinf=np.inf))
-    rank = np.empty(count, np.int64)
-    rank[np.lexsort(keys)] = np.arange(count)
-    return rank

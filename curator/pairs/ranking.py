@@ -1,0 +1,62 @@
+"""Who is better of two equal or nearly equal images: rows ranked by policies such as `resolution` or `width desc`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from curator.errors import ConfigError
+from curator.stage import Array, Columns
+
+POLICIES = {"aesthetic": ("aesthetic_score",), "resolution": ("width", "height"), "bytes": ("bytes",), "first": ()}
+TEXTS = ("caption", "format", "image", "notes", "content_hash")
+USUAL = ("aesthetic", "resolution", "bytes")
+
+
+def check_policy(policy: str) -> None:
+    """Raises ValueError, in words for the person who wrote it, for a policy that can rank nothing."""
+    name, _, direction = policy.partition(" ")
+    if direction not in ("", "asc", "desc"):
+        raise ValueError(f"keep: {policy!r} must end in asc or desc")
+    if name in TEXTS:
+        raise ValueError(_no_ranks(name))
+
+
+def ranked_by(policy: str) -> Iterator[tuple[str, int]]:
+    """The columns of a policy, each with -1 where large comes first: `width desc`, `bytes asc`, `resolution`."""
+    name, _, direction = policy.partition(" ")
+    for column in POLICIES.get(name, (name,)):
+        yield column, 1 if direction.strip() == "asc" else -1
+
+
+def ranks(rows: Columns, keep: tuple[str, ...] | None, count: int) -> Array:
+    """(N,) a permutation, 0 the best; ties by input order. Rows without a value come last."""
+    keys: list[Any] = [np.arange(count)]
+    policies = list(keep if keep is not None else USUAL)
+    if "first" in policies:  # input order has no ties: nothing behind it has a say
+        policies = policies[: policies.index("first")]
+    for policy in reversed(policies):
+        columns = [(_numbers(rows, name), sign) for name, sign in ranked_by(policy) if name in rows]
+        if not columns:
+            continue
+        if policy.partition(" ")[0] == "resolution":
+            columns = [(columns[0][0] * columns[1][0], columns[0][1])]
+        for column, sign in columns:
+            keys.append(np.nan_to_num(sign * column, nan=np.inf, neginf=-np.inf, posinf=np.inf))
+    rank = np.empty(count, np.int64)
+    rank[np.lexsort(keys)] = np.arange(count)
+    return rank
+
+
+def _numbers(rows: Columns, name: str) -> Array:
+    """(N,) float64. Raises ConfigError on text, which shows only here where it is another stage's column."""
+    try:
+        return rows[name].astype(np.float64)
+    except ValueError as error:
+        raise ConfigError(_no_ranks(name)) from error
+
+
+def _no_ranks(name: str) -> str:
+    return f"keep: {name} is text, which has no better and worse"
