@@ -16,6 +16,7 @@ _WHERE = {
     "ImageEmbeddingStage": "curator.stages.embed",
     "ImageNSFWFilterStage": "curator.stages.nsfw",
     "ImageAestheticFilterStage": "curator.stages.aesthetic",
+    "ExactDeduplicationStage": "curator.stages.exact",
     "SemanticDeduplicationStage": "curator.stages.dedup",
     "ImageWriterStage": "curator.stages.write",
     **dict.fromkeys(
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from curator.stages.aesthetic import ImageAestheticFilterStage as ImageAestheticFilterStage
     from curator.stages.dedup import SemanticDeduplicationStage as SemanticDeduplicationStage
     from curator.stages.embed import ImageEmbeddingStage as ImageEmbeddingStage
+    from curator.stages.exact import ExactDeduplicationStage as ExactDeduplicationStage
     from curator.stages.nsfw import ImageNSFWFilterStage as ImageNSFWFilterStage
     from curator.stages.partition import FilePartitioningStage as FilePartitioningStage
     from curator.stages.read import ImageReaderStage as ImageReaderStage

@@ -36,6 +36,7 @@ BUILT_IN = {
     "embed": "curator.stages.embed.ImageEmbeddingStage",
     "nsfw": "curator.stages.nsfw.ImageNSFWFilterStage",
     "aesthetic": "curator.stages.aesthetic.ImageAestheticFilterStage",
+    "exact": "curator.stages.exact.ExactDeduplicationStage",
     "dedup": "curator.stages.dedup.SemanticDeduplicationStage",
     "write": "curator.stages.write.ImageWriterStage",
 }

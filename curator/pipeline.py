@@ -178,7 +178,8 @@ class Run:
                 census = measure(self.plan, self.store, shards, self.settings.fingerprint, self._each, self.voice)
                 rows = gather(self.plan, self.store, census)
                 find_in = (self.plan, self.store, census)
-                found = {s.name: find(*find_in, s, self._each, self.voice.say) for s in self.plan.collections}
+                finders = [s for s in self.plan.collections if s.has("find")]
+                found = {s.name: find(*find_in, s, self._each, self.voice.say) for s in finders}
                 census.damaged += damaged
                 return census, rows, found
             except Missing as missing:

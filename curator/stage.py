@@ -1,11 +1,13 @@
 """What a stage is: a frozen description of settings, the verbs it has, and what each setting changes.
 
-A stage is one of four kinds, told by its verbs:
+A stage is one of four kinds, told by its verbs, and takes part wherever it has one:
 
     source       list(inputs) -> shards, or index(shard) -> samples              touches files
     image        prepare(image) -> array, measure(batch) -> columns, keep(rows) -> mask
     collection   find(vectors, each) -> found, choose(rows, found, alive) -> Choice
     writer       write(rows, ...)                                                touches files
+
+A collection needs no `find`: then it chooses from columns alone. It may also `measure` the columns it chooses from.
 
 `measure` knows no threshold and `keep` sees no image: what is measured is stored for good, what is decided
 can be decided again in seconds. Knows nothing about Hydra, Dask, torch or any concrete stage.
@@ -76,7 +78,10 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Column:
-    """The stage is given a column that an earlier stage measures, such as `caption` or `width`."""
+    """The stage is given a column that an earlier stage measures, such as `caption` or `width`.
+
+    `measure` is given it, or `choose` in a stage that has that verb: another ranking must never measure again.
+    """
 
     name: str
 
@@ -141,14 +146,16 @@ class Choice:
     """What a collection stage decided about N rows.
 
     `dropped_by` (N,) int64: the row that is kept in its place, -1 where the row stays.
-    `similarity` (N,) float64 to that row, NaN where the row stays. `unrepresented` (N,) True where a row is dropped
-    and nobody is kept for it, as some published rules do. `remarks` are shown at the end; `walked` counts rows whose
-    pairs were too many to be stored, and were compared again.
+    `similarity` (N,) float64 to that row, NaN where the row stays. `reason` is what the ledger says of a dropped row,
+    up to the name of the row in its place, which follows it; `{similarity}` in it is filled in. `unrepresented` (N,)
+    True where a row is dropped and nobody is kept for it, as some published rules do. `remarks` are shown at the end;
+    `walked` counts rows whose pairs were too many to be stored, and were compared again.
     """
 
     dropped_by: Array
     similarity: Array
     cause: str = "near_duplicate"
+    reason: str = "near-duplicate {similarity:.3f} of"
     unrepresented: Array | None = None
     remarks: tuple[str, ...] = ()
     walked: int = 0
@@ -202,7 +209,7 @@ class ProcessingStage(BaseModel):
         return self.model_dump(mode="json", include=names)
 
     def has(self, verb: str) -> bool:
-        """Whether this stage's class brings the verb."""
+        """Whether this stage brings the verb; override where that depends on its fields."""
         return callable(getattr(self, verb, None))
 
     def needed(self) -> tuple[Need, ...]:
@@ -222,7 +229,7 @@ class ProcessingStage(BaseModel):
         """Which of the four kinds this stage is, told by its verbs."""
         if self.has("list") or self.has("index"):
             return "source"
-        if self.has("find"):
+        if self.has("choose"):
             return "collection"
         return "writer" if self.has("write") else "image"
 

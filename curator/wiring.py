@@ -19,6 +19,8 @@ READ_GIVES = (
     "image", "format", "width", "height", "frames", "bytes", "content_hash", "caption", "notes",
 )  # fmt: skip
 """The columns that reading gives for every image."""
+VERBS = ("list", "index", "measure", "choose", "write")
+"""Each is a part to take in a run; the others serve one of these."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class Plan:
     feeds: dict[str, str] = field(default_factory=dict)  # stage name -> the stage whose embedding it is given
     givers: dict[str, str] = field(default_factory=dict)  # column -> the stage that gives it
 
-    def _of_kind(self, kind: str) -> tuple[ProcessingStage, ...]:
-        return tuple(s for s in self.stages if s.kind == kind)
+    def _with(self, verb: str) -> tuple[ProcessingStage, ...]:
+        return tuple(s for s in self.stages if s.has(verb))
 
     @cached_property
     def partition(self) -> Any:
@@ -45,17 +47,17 @@ class Plan:
     @cached_property
     def images(self) -> tuple[ProcessingStage, ...]:
         """The stages that measure images, in listed order."""
-        return self._of_kind("image")
+        return self._with("measure")
 
     @cached_property
     def collections(self) -> tuple[ProcessingStage, ...]:
-        """The stages that look at all images together, in listed order."""
-        return self._of_kind("collection")
+        """The stages that choose among all images together, in listed order; those that measure are images as well."""
+        return self._with("choose")
 
     @cached_property
     def writers(self) -> tuple[ProcessingStage, ...]:
         """The stages that carry kept samples out, in listed order."""
-        return self._of_kind("writer")
+        return self._with("write")
 
     @cached_property
     def weights(self) -> dict[str, tuple[Weights, ...]]:
@@ -77,8 +79,7 @@ class Plan:
         if stage is self.read:
             return []
         givers = {self.read.name} if pixels_of(stage) else set()
-        if stage.kind == "image":  # what a collection ranks by changes its choice, never what it finds
-            givers |= {self.givers[need.name] for need in stage.needed() if isinstance(need, Column)}
+        givers |= {self.givers[name] for name in measured_from(stage)}
         if stage.name in self.feeds:
             givers.add(self.feeds[stage.name])
         return sorted(givers)
@@ -87,6 +88,21 @@ class Plan:
 def pixels_of(stage: ProcessingStage) -> Pixels | None:
     """The stage's need for pixels, if it has one."""
     return next((need for need in stage.needed() if isinstance(need, Pixels)), None)
+
+
+def columns_of(stage: ProcessingStage) -> list[str]:
+    """The columns of other stages that this one is given."""
+    return [need.name for need in stage.needed() if isinstance(need, Column)]
+
+
+def measured_from(stage: ProcessingStage) -> list[str]:
+    """The columns that its `measure` is given. What a collection ranks by changes its choice, never what it finds."""
+    return [] if stage.has("choose") else columns_of(stage)
+
+
+def given_by(stage: ProcessingStage) -> list[str]:
+    """The columns that the stage adds to every row; none where it measures nothing. Vectors are no column."""
+    return [name for name in stage.gives if name != "embedding"] if stage.has("measure") else []
 
 
 def wire(stages: Sequence[ProcessingStage]) -> Plan:
@@ -99,10 +115,8 @@ def wire(stages: Sequence[ProcessingStage]) -> Plan:
             plan.givers.update({column: stage.name for column in READ_GIVES})
     for position, stage in enumerate(stages):
         mistakes += _needs(plan, stage, stages[:position], stages[position + 1 :])
-        for column in stage.gives:
-            if column == "embedding":
-                continue
-            if column in plan.givers and stage.kind == "image":
+        for column in given_by(stage):
+            if column in plan.givers:
                 mistakes.append(
                     f"{stage.name}: gives the column {column}, which {plan.givers[column]} gives already. "
                     "One of the two has to go."
@@ -123,6 +137,9 @@ def _of_the_list(stages: Sequence[ProcessingStage]) -> Iterable[str]:
             yield f"stages: nothing {'lists the input files' if verb == 'list' else 'reads samples'}. Add {name}."
         elif len(those) > 1:
             yield f"stages: {' and '.join(those)} do the same; one {name} stage is enough."
+    for stage in stages:
+        if not any(stage.has(verb) for verb in VERBS):
+            yield f"stages: {stage.name} can do nothing: it has none of the verbs {', '.join(VERBS)}."
     first_other = next((i for i, s in enumerate(stages) if s.kind != "source"), len(stages))
     for stage in stages[first_other:]:
         if stage.kind == "source":
@@ -136,8 +153,8 @@ def _needs(
         if isinstance(need, Embedding):
             yield from _embedding(plan, stage, need, before, behind)
         elif isinstance(need, Column) and need.name not in plan.givers:
-            later = next((s.name for s in behind if need.name in s.gives), None)
-            if later and stage.kind == "collection":
+            later = next((s.name for s in behind if need.name in given_by(s)), None)
+            if later and stage.has("choose"):
                 continue  # it chooses after all filters, wherever they are listed
             known = ", ".join(sorted(plan.givers))
             hint = f"{later}, which gives it, stands behind it" if later else f"the stages listed give {known}"

@@ -7,7 +7,20 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from curator import Array, Columns, Embedding, ImageBatch, Mask, Pixels, ProcessingStage, decides, measures, speeds
+from curator import (
+    Array,
+    Choice,
+    Column,
+    Columns,
+    Embedding,
+    ImageBatch,
+    Mask,
+    Pixels,
+    ProcessingStage,
+    decides,
+    measures,
+    speeds,
+)
 
 
 class Brightness(ProcessingStage):
@@ -98,3 +111,37 @@ class Poison(ProcessingStage):
     def measure(self, batch: ImageBatch) -> dict[str, Array]:
         """Zeros."""
         return {"poison": batch.pixels}
+
+
+class Words(ProcessingStage):
+    """Keep pictures whose caption has enough words: a score that copies of one picture may differ in."""
+
+    version: ClassVar[int] = 1
+    needs = (Column("caption"),)
+    gives = ("words",)
+
+    score_threshold: float = decides(0.0)
+
+    def measure(self, batch: ImageBatch) -> dict[str, Array]:
+        """(B,) float32."""
+        return {"words": np.array([len(caption.split()) for caption in batch.columns["caption"]], np.float32)}
+
+    def keep(self, rows: Columns) -> Mask:
+        """At or above."""
+        return rows["words"] >= self.score_threshold
+
+
+class OneOfEachFormat(ProcessingStage):
+    """A collection without `find`: chooses by a text column that it asks for; the first of each stays."""
+
+    version: ClassVar[int] = 1
+    needs = (Column("format"),)
+
+    def choose(self, rows: Columns, found: None, alive: Mask) -> Choice:
+        """The first of each format."""
+        dropped_by = np.full(len(alive), -1, np.int64)
+        first: dict[str, int] = {}
+        for row in np.flatnonzero(alive):
+            here = first.setdefault(rows["format"][row], row)
+            dropped_by[row] = -1 if here == row else here
+        return Choice(dropped_by, np.where(dropped_by < 0, np.nan, 0.5), "same_format", "as {similarity:.1f} as")

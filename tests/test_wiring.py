@@ -9,6 +9,7 @@ import pytest
 from curator import (
     Column,
     Embedding,
+    ExactDeduplicationStage,
     FilePartitioningStage,
     ImageReaderStage,
     ProcessingStage,
@@ -20,6 +21,7 @@ from curator.wiring import wire
 from tests.stages import Brightness, First, Tiny
 
 SOURCES = (FilePartitioningStage(), ImageReaderStage())
+PIXELS = ExactDeduplicationStage(by="pixels")
 
 
 class Wordy(ProcessingStage):
@@ -45,6 +47,21 @@ class Picky(ProcessingStage):
         """Nothing."""
 
 
+class Idle(ProcessingStage):
+    """Has a threshold and nothing to hold against it."""
+
+    version: ClassVar[int] = 1
+
+    def keep(self, rows):
+        """Nothing."""
+
+
+class Hashed(Wordy):
+    """Needs what exact gives only where it measures."""
+
+    needs = (Column("pixel_hash"),)
+
+
 @pytest.mark.parametrize(
     ("stages", "expected"),
     [
@@ -58,6 +75,9 @@ class Picky(ProcessingStage):
         ([*SOURCES, Tiny(), Picky()], "works on embeddings of elsewhere, but tiny gives stages.Tiny"),
         ([*SOURCES, Tiny(), Picky(embedding="no")], "picky.embedding: no stage before it is called no"),
         ([*SOURCES, Tiny(), SemanticDeduplicationStage(keep=("beauty",))], "needs the column beauty"),
+        ([*SOURCES, Idle()], "idle can do nothing: it has none of the verbs list, index, measure, choose, write"),
+        ([*SOURCES, PIXELS, ExactDeduplicationStage(name="other", by="pixels")], "other: gives the column pixel_hash, which exact gives"),
+        ([*SOURCES, ExactDeduplicationStage(), Hashed()], "hashed: needs the column pixel_hash"),
         ([Tiny(), *SOURCES], "partition stands behind tiny; sources come first"),
     ],
 )  # fmt: skip

@@ -16,7 +16,8 @@ from curator.custom import blamed
 from curator.errors import CuratorError
 from curator.phases.columns import unit_float16
 from curator.phases.piece import Piece
-from curator.stage import Array, Column, ImageBatch, ProcessingStage
+from curator.stage import Array, ImageBatch, ProcessingStage
+from curator.wiring import measured_from
 
 ONE_AT_A_TIME = threading.Lock()  # a worker has one copy of each model, and torch uses all its threads at once
 
@@ -47,7 +48,7 @@ class Batcher:
             raise CuratorError(f"{self.stage.name}.prepare gave arrays of different shapes: {sorted(shapes)}.")
         pixels = np.zeros((self.size, *arrays[0].shape), arrays[0].dtype)
         pixels[: len(arrays)] = arrays
-        names = [need.name for need in self.stage.needed() if isinstance(need, Column)]
+        names = measured_from(self.stage)
         padded = places + [places[-1]] * (self.size - len(places))
         columns = {n: np.array([p.read_value(r, n) for p, r in padded], object) for n in names}
         return places, run_model(self.stage, self.key, ImageBatch(pixels=pixels, columns=columns), len(places))

@@ -33,7 +33,7 @@ def book(
         "status": pa.array(STATUS[verdicts.status], pa.string()),
         "stage": pa.array(verdicts.stage, pa.string()),
         "cause": pa.array(verdicts.cause, pa.string()),
-        "reason": _reasons(verdicts, duplicate),
+        "reason": _reasons(verdicts, shard_names, keys),
         "flags": pa.array(verdicts.flags, pa.string()),
         **{name: rows.table.column(name) for name in ("notes", *FACTS.names)},
         **{name: rows.table.column(name) for name in score_columns},
@@ -72,13 +72,22 @@ def _with_damaged(
     return pa.concat_tables([ledger, extra]).take(order)
 
 
-def _reasons(verdicts: Verdicts, duplicate: dict[str, pa.Array]) -> pa.Array:
-    """Why a row is not kept, in words; for a duplicate, which row is kept in its place."""
+def _reasons(verdicts: Verdicts, shards: pa.Array, keys: pa.Array) -> pa.Array:
+    """Why a row is not kept, in words. A duplicate names the row that it resembles, and where that one was dropped by a
+    later stage, why: `same bytes as a.tar/5, near-duplicate 0.973 of b.tar/17`.
+    """
     reasons = verdicts.reason.copy()
-    for row in np.flatnonzero((verdicts.dropped_by >= 0) & (verdicts.status == DROPPED)):
-        shard, key = duplicate["duplicate_of_shard"][row], duplicate["duplicate_of_key"][row]
-        reasons[row] = f"near-duplicate {verdicts.similarity[row]:.3f} of {shard}/{key}"
-    return pa.array(reasons, pa.string())
+    rows = np.flatnonzero((verdicts.dropped_by >= 0) & (verdicts.status == DROPPED))
+    of = pa.array(verdicts.resembles[rows])
+    for row, shard, key in zip(rows, shards.take(of).to_pylist(), keys.take(of).to_pylist(), strict=True):
+        reasons[row] = f"{reasons[row]} {shard}/{key}"
+    told = reasons.copy()
+    for row in rows:
+        by = verdicts.resembles[row]
+        while verdicts.dropped_by[by] >= 0:
+            told[row] += f", {reasons[by]}"
+            by = verdicts.resembles[by]
+    return pa.array(told, pa.string())
 
 
 def texts(names: Any) -> pa.Array:

@@ -18,9 +18,11 @@ from curator.errors import Cause, CuratorError
 from curator.ledger import DUPLICATE
 from curator.phases.columns import as_columns, valid
 from curator.stage import Array, Choice, Embedding, Mask, Pixels, ProcessingStage
+from curator.wiring import columns_of, given_by
 
 KEPT, DROPPED, FAILED = 0, 1, 2
 STATUS = np.array(["kept", "dropped", "failed"], object)
+UNREPRESENTED = "near-duplicate of an image that is dropped as well"
 
 
 @dataclass
@@ -34,6 +36,7 @@ class Verdicts:
     flags: Array
     dropped_by: Array  # (N,) int64: the row kept in its place, -1 where there is none
     similarity: Array  # (N,) float64 to that row, NaN where there is none
+    resembles: Array  # (N,) int64: the row that it was dropped for, which a later stage may have dropped in its turn
     seen: dict[str, dict[str, int]] = field(default_factory=dict)  # stage -> in, kept, dropped, failed, flagged
     remarks: list[str] = field(default_factory=list)  # of collection stages
     walked: int = 0  # rows whose pairs were not stored and were compared again
@@ -43,7 +46,8 @@ class Verdicts:
         """N rows, all kept so far."""
         stage, cause, reason = (np.full(count, None, object) for _ in range(3))
         nobody, never = np.full(count, -1, np.int64), np.full(count, np.nan)
-        return cls(np.zeros(count, np.int8), stage, cause, reason, np.full(count, "", object), nobody, never)
+        flags = np.full(count, "", object)
+        return cls(np.zeros(count, np.int8), stage, cause, reason, flags, nobody, never, nobody.copy())
 
     @property
     def alive(self) -> Mask:
@@ -69,17 +73,17 @@ def decide(
 ) -> Verdicts:
     """One verdict per row of `rows`: reading's columns, then those of every image stage, `<stage>.cause` beside them.
 
-    `found` has, by collection stage, what it found and where each row stands in it: (N,) piece and (N,) row.
+    `found` has, by collection stage that finds, what it found and where each row stands in it: (N,) piece and (N,) row.
     """
     verdicts = Verdicts.of(rows.num_rows)
     for stage in stages:
         if stage.has("index"):
             _failures(verdicts, stage.name, rows, "")
-        elif stage.kind == "image":
+        elif stage.has("measure"):
             _filter(verdicts, stage, rows)
     for stage in stages:
-        if stage.kind == "collection":
-            _choose(verdicts, stage, rows, *found[stage.name])
+        if stage.has("choose"):
+            _choose(verdicts, stage, rows, found.get(stage.name))
     return verdicts
 
 
@@ -156,34 +160,58 @@ def compared(score: float, threshold: float) -> str:
     return f"{score:.{digits}f} {sign} {max(f'{threshold:.2f}', f'{threshold:g}', key=len)}"
 
 
-def _choose(verdicts: Verdicts, stage: Any, rows: pa.Table, found: pa.Table, piece: Array, row: Array) -> None:
+def _choose(verdicts: Verdicts, stage: Any, rows: pa.Table, found: tuple[pa.Table, Array, Array] | None) -> None:
     alive = verdicts.alive
-    names = [n for n in rows.column_names if pa.types.is_primitive(rows.schema.field(n).type)]
-    columns = {**as_columns(rows, names), "piece": piece, "row": row}
-    choice: Choice = stage.choose(columns, found, alive)
+    columns = dict(as_columns(rows, _chosen_from(stage, rows)))
+    if found is not None:
+        columns |= {"piece": found[1], "row": found[2]}
+    with blamed(stage, "choose"):
+        choice: Choice = stage.choose(columns, None if found is None else found[0], alive)
     alone = choice.unrepresented if choice.unrepresented is not None else np.zeros(len(alive), bool)
-    out = np.flatnonzero(((choice.dropped_by >= 0) | alone) & alive)
-    before = int(alive.sum())
-    verdicts.seen[stage.name] = {"in": before, "kept": before, "dropped": 0, "failed": 0, "flagged": 0}
+    represented = (choice.dropped_by >= 0) & alive
+    out = np.flatnonzero(represented | (alone & alive))
+    if not (alive & (choice.dropped_by < 0) & ~alone)[choice.dropped_by[represented]].all():
+        raise CuratorError(f"{stage.name}.choose drops rows for rows that do not stay; each must name one that does.")
+    _seen_by_now(verdicts, stage.name, int(alive.sum()))
+    words = [choice.reason.format(similarity=similarity) for similarity in choice.similarity[out]]
     if stage.action == "flag":
-        _drop(verdicts, stage, out, choice.cause, [f"near-duplicate {s:.3f}" for s in choice.similarity[out]])
+        _drop(verdicts, stage, out, choice.cause, [f"{told} another image" for told in words])
         return
     verdicts.remarks += choice.remarks
     verdicts.walked += choice.walked
-    verdicts.dropped_by[out] = choice.dropped_by[out]
+    verdicts.dropped_by[out] = verdicts.resembles[out] = choice.dropped_by[out]
     verdicts.similarity[out] = choice.similarity[out]
-    reason = np.where(alone[out], "near-duplicate of an image that is dropped as well", "").tolist()
-    _drop(verdicts, stage, out, choice.cause, reason)  # one that names a row is written with the ledger
+    # the names of rows are added when the ledger is written
+    words = [UNREPRESENTED if alone[row] else told for row, told in zip(out, words, strict=True)]
+    _drop(verdicts, stage, out, choice.cause, words)
     follow_representatives(verdicts)
 
 
+def _chosen_from(stage: Any, rows: pa.Table) -> list[str]:
+    """The columns that `choose` is given: all numbers, and of texts those that the stage measured or asks for."""
+    asked = {*columns_of(stage), *given_by(stage)}
+    return [f.name for f in rows.schema if pa.types.is_primitive(f.type) or f.name in asked]
+
+
+def _seen_by_now(verdicts: Verdicts, stage: str, alive: int) -> None:
+    """Begin the stage's count of what it chooses among, behind all filters; what it measured before counts as well."""
+    seen = verdicts.seen.pop(stage, {})
+    out = {name: seen.get(name, 0) for name in ("dropped", "failed", "flagged")}
+    verdicts.seen[stage] = {"in": alive + out["dropped"] + out["failed"], "kept": alive, **out}
+
+
 def follow_representatives(verdicts: Verdicts) -> None:
-    """Where a later stage dropped a representative, the rows that it stood for go over to its own."""
+    """Where a later stage dropped a representative, the rows that it stood for go over to its own.
+
+    How similar they are to that one was not measured: not more than the less similar step on the way is claimed, which
+    is exact for copies.
+    """
     by = verdicts.dropped_by
     while True:
         moved = (by >= 0) & (by[np.maximum(by, 0)] >= 0)
         if not moved.any():
             return
+        verdicts.similarity[moved] = np.minimum(verdicts.similarity[moved], verdicts.similarity[by[moved]])
         by[moved] = by[by[moved]]
 
 

@@ -96,7 +96,7 @@ class Found:
 
 
 def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, log: Callable[[str], None]) -> Found:
-    """What the stage finds among the census's embeddings: stored, or found now."""
+    """What a stage with the verb `find` finds among the census's embeddings: stored, or found now."""
     feed = plan.feeds[stage.name]
     inputs = [address.measurement(plan.keys[feed], content) for content in census.contents]
     distinct = sorted(set(inputs))

@@ -34,9 +34,9 @@ from curator.phases import inputs
 from curator.phases.batches import Batcher, run_model
 from curator.phases.columns import Rows, as_columns, valid
 from curator.phases.piece import Piece, PieceRef, Work
-from curator.stage import Array, Column, ImageBatch, Mask, ProcessingStage
+from curator.stage import Array, ImageBatch, Mask, ProcessingStage
 from curator.store import vectors_of
-from curator.wiring import pixels_of
+from curator.wiring import measured_from, pixels_of
 
 ROWS_AT_ONCE = 1024  # of stages that need no pixels: one shape, whatever their batch size, so always the same bits
 
@@ -263,11 +263,10 @@ class Partition:
         if stage.name in self.work.feeds:
             embedding, has = vectors_of(self._stored(piece, self.work.feeds[stage.name]))
         columns: dict[str, Array] = {}
-        for need in stage.needed():
-            if isinstance(need, Column):
-                table = self._stored(piece, self.work.givers[need.name])
-                columns.update(as_columns(table, [need.name]))
-                has = has & valid(table, [need.name])
+        for name in measured_from(stage):
+            table = self._stored(piece, self.work.givers[name])
+            columns.update(as_columns(table, [name]))
+            has = has & valid(table, [name])
         return embedding, columns, has
 
     def _stored(self, piece: Piece, stage: str) -> pa.Table:

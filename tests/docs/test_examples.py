@@ -51,7 +51,8 @@ def with_demo(words: list[str]) -> list[str]:
     recipe = next((w.partition("=")[2] for w in words if w.startswith("recipe=")), "training_dataset")
     listed = re.search(r"stages=\[(.*?)\]", text)
     stages = tuple(s for s in SCORED if s in listed[1].split(",")) if listed else STAGES[recipe]
-    return [*DEMO[:2], *(SCORED[stage] for stage in stages)]
+    embeds = DEMO[:2] if not listed or "embed" in listed[1].split(",") else ()
+    return [*embeds, *(SCORED[stage] for stage in stages)]
 
 
 @pytest.fixture(scope="module")
