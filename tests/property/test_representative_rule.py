@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curator.pairs.representatives import keep_representatives
 from curator.stages.dedup import SemanticDeduplicationStage
+from curator.store import Store, StoredVectors, vectors_column
 
 
 @dataclass
@@ -146,15 +150,136 @@ def test_what_is_found_does_not_depend_on_blocks_or_order(collection):
     assert tables[0].equals(tables[2])
 
 
-def test_a_chain_of_six_each_close_to_the_next_keeps_three():
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A real one for all drawn collections: objects bear the hashes of what is in them."""
+    with Store(tmp_path_factory.mktemp("store")).opened() as opened:
+        yield opened
+
+
+def stored(store, parts):
+    """Vectors put in the store piece by piece, as measuring leaves them; and each piece's number among the addresses."""
+    addresses = []
+    for emb, has in parts:
+        addresses.append(hashlib.sha256(emb.tobytes() + has.tobytes()).hexdigest())
+        if not store.has("embed", addresses[-1]):
+            store.put("embed", addresses[-1], pa.table({"embedding": vectors_column(emb, has)}), {})
+    distinct = sorted(set(addresses))
+    return StoredVectors(store, "embed", distinct), [distinct.index(address) for address in addresses]
+
+
+def unit(rows):
+    """(N, D) float16 of unit length."""
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+
+
+@pytest.mark.parametrize("keep", [("bytes",), ("sharpness asc",), ("aesthetic", "resolution")])
+def test_a_chain_of_six_each_close_to_the_next_keeps_the_first_third_and_fifth(store, keep):
     """The published rule keeps one, and drops rows that resemble nothing that is kept."""
     angle = np.arccos(0.96)
-    emb = np.array([[np.cos(n * angle), np.sin(n * angle)] for n in range(6)]).astype(np.float16)
-    stage = SemanticDeduplicationStage(similarity_threshold=0.95)
-    found = stage.find(Pieces({"a": emb}), inline)
-    rows = {"piece": np.zeros(6, np.int64), "row": np.arange(6)}
+    chain = unit(np.array([[np.cos(n * angle), np.sin(n * angle)] for n in range(6)]))
+    place_in_chain = np.array([3, 0, 5, 2, 4, 1])  # as they are stored: in two pieces, out of order
+    parts = [(chain[part], np.ones(3, bool)) for part in np.split(place_in_chain, 2)]
+    vectors, numbers = stored(store, parts)
+    stage = SemanticDeduplicationStage(similarity_threshold=0.95, keep=keep)
+    found = stage.find(vectors, inline)
+    assert found.num_rows == 5
+    rows = {
+        "piece": np.repeat(numbers, 3), "row": np.tile(np.arange(3), 2), "bytes": 60 - place_in_chain,
+        "sharpness": place_in_chain / 7, "aesthetic_score": np.ones(6), "width": 9 - place_in_chain, "height": np.ones(6),
+    }  # fmt: skip
     choice = stage.choose(rows, found, np.ones(6, bool))
-    assert np.flatnonzero(choice.dropped_by < 0).tolist() == [0, 2, 4]
+    by = {int(place_in_chain[n]): int(place_in_chain[to]) for n, to in enumerate(choice.dropped_by) if to >= 0}
+    assert set(range(6)) - set(by) == {0, 2, 4}
+    assert all(abs(dropped - stays) == 1 for dropped, stays in by.items())
+    assert choice.similarity[choice.dropped_by >= 0] == pytest.approx(0.96, abs=1e-3)
+
+
+POLICIES = (
+    None, ("first",), ("bytes",), ("bytes asc",), ("resolution",), ("sharpness",), ("sharpness asc",),
+    ("sharpness", "bytes asc"), ("aesthetic", "first", "bytes"), ("width asc", "height", "sharpness"),
+)  # fmt: skip
+
+
+def plainly(policies, rows, count):
+    """Row numbers, the best first: by each policy in turn, rows without a value last, ties in input order."""
+    large_first = {
+        "aesthetic": rows["aesthetic_score"], "resolution": rows["width"] * rows["height"],
+        **{name: rows[name] for name in ("bytes", "sharpness", "width", "height")},
+    }  # fmt: skip
+
+    def key(row):
+        values = []
+        for policy in policies or ("aesthetic", "resolution", "bytes"):
+            if policy == "first":
+                break
+            value = float(large_first[policy.split()[0]][row])
+            missing = value != value
+            values.append((missing, 0 if missing else value if policy.endswith(" asc") else -value))
+        return values
+
+    return sorted(range(count), key=key)  # stable
+
+
+@st.composite
+def runs(draw):
+    """Rows of a run as choosing sees them: few dimensions, copies, rows without a vector, pieces that are given twice."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    dims, on_a_grid, parts = draw(st.integers(2, 5)), draw(st.booleans()), []
+    for _ in range(draw(st.integers(1, 4))):
+        rows = rng.normal(size=(draw(st.integers(1, 14)), dims))
+        if on_a_grid:  # many pairs are alike to the bit
+            rows = np.round(rows)
+            rows[~rows.any(axis=1), 0] = 1
+        emb = unit(rows + 0.0)  # no -0
+        for row in range(len(emb)) if parts else ():  # some are rows of an earlier piece
+            earlier = parts[rng.integers(len(parts))][0]
+            if rng.random() < 0.2:
+                emb[row] = earlier[rng.integers(len(earlier))]
+        parts.append((emb, rng.random(len(emb)) < 0.9))
+    given_twice = rng.integers(0, len(parts), draw(st.integers(0, 2)))
+    order = rng.permutation([*range(len(parts)), *given_twice])
+    return [parts[n] for n in order], rng
+
+
+@settings(max_examples=200, deadline=None)
+@given(runs(), st.floats(0.3, 1), st.sampled_from(POLICIES), st.integers(16, 64), st.booleans(), st.booleans())
+def test_nobody_is_dropped_without_a_kept_neighbour_and_no_two_kept_are_duplicates(
+    store, run, threshold, keep, block_rows, reverse, exactly
+):
+    """Whatever is kept first, by whichever columns, from a real store: what a plain quadratic loop would keep."""
+    parts, rng = run
+    emb, has = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    count = len(emb)
+    similar = np.where(has[:, None] & has, exact(emb), -1)
+    lower = similar[np.triu_indices(count, 1)]
+    if exactly and (met := lower[(lower >= 0.3) & (lower <= 1)]).size:  # a threshold that some pair meets to the bit
+        threshold = float(rng.choice(met))
+    vectors, numbers = stored(store, parts)
+    stage = SemanticDeduplicationStage(
+        similarity_floor=0.3, similarity_threshold=threshold, keep=keep, block_rows=block_rows
+    )
+    rows = {
+        "piece": np.repeat(numbers, [len(part) for part, _ in parts]),
+        "row": np.concatenate([np.arange(len(part)) for part, _ in parts]),
+        "bytes": rng.integers(0, 9, count), "width": rng.integers(1, 4, count), "height": rng.integers(1, 4, count),
+        "aesthetic_score": np.where(rng.random(count) < 0.2, np.nan, rng.integers(0, 3, count) / 3),
+        "sharpness": np.where(rng.random(count) < 0.2, np.nan, rng.normal(size=count)),
+    }  # fmt: skip
+    alive = has & (rng.random(count) < 0.9)  # what has no vector has failed before
+    choice = stage.choose(rows, stage.find(vectors, backwards if reverse else inline), alive)
+
+    kept: list[int] = []
+    for row in plainly(keep, rows, count):
+        if alive[row] and not any(similar[row, other] >= threshold for other in kept):
+            kept.append(row)
+    stays = alive & (choice.dropped_by < 0)
+    assert np.flatnonzero(stays).tolist() == sorted(kept)
+    for row in np.flatnonzero(alive & ~stays):
+        best = max(kept, key=lambda other: similar[row, other])  # the first in rank of those
+        assert choice.dropped_by[row] == best
+        assert choice.similarity[row] == similar[row, best] >= threshold
+    assert not [(a, b) for a in kept for b in kept if a < b and similar[a, b] >= threshold]
 
 
 def test_copies_of_a_row_that_is_dropped_for_another_are_dropped_with_it():
