@@ -49,13 +49,16 @@ class Desk:
     def held(self) -> Iterator[None]:
         """Hold the desk alone; waits, and says so, while another run works on it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder.with_name(f"{self.name}.lock"), "ab") as lock:
+        lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 self.say("another run looks for the same; waiting for it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(lock)
 
     def put(self, name: str, table: pa.Table, **header: Any) -> None:
         """Lay down a table, whole or not at all."""

@@ -66,7 +66,7 @@ def run_record(
         "name": name,
         "counts": counts(ledger),
         "stages": verdicts.seen,
-        "work": {**work(plan, census, found), "walked": verdicts.walked},
+        "work": work(plan, census, found) | ({"walked": verdicts.walked} if verdicts.walked else {}),
         "remarks": verdicts.remarks,
         "seconds": {phase: round(took, 3) for phase, took in seconds.items()},
         "stage_seconds": {stage: round(took, 3) for stage, took in census.seconds.items()},

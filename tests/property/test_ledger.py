@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from curator.errors import Cause
 from curator.formats.base import Damage, Shard
 from curator.ledger import check, counts
+from curator.pairs.found import NEAR
 from curator.phases.book import book
 from curator.phases.columns import READ_SCHEMA, Samples
 from curator.phases.decide import Verdicts, compared, decide, follow_representatives
@@ -44,7 +45,8 @@ def test_inputs_are_kept_dropped_or_failed(sizes, seed, threshold, action):
         {
             "piece_a": pa.array(np.zeros(pairs.shape[1], np.int32)), "row_a": pa.array(pairs[0].astype(np.int32)),
             "piece_b": pa.array(np.zeros(pairs.shape[1], np.int32)), "row_b": pa.array(pairs[1].astype(np.int32)),
-            "similarity": pa.array(rng.uniform(0.9, 1, pairs.shape[1])), "same": pa.array(np.zeros(pairs.shape[1], bool)),
+            "similarity": pa.array(rng.uniform(0.9, 1, pairs.shape[1])),
+            "kind": pa.array(np.full(pairs.shape[1], NEAR, np.int8)), "vector": pa.nulls(pairs.shape[1], pa.binary()),
         }
     )  # fmt: skip
     stages = [ImageReaderStage(), Brightness(score_threshold=threshold, action=action), SemanticDeduplicationStage()]

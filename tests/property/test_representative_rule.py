@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curator.pairs.representatives import keep_representatives
+from curator.desk import Desk
+from curator.pairs.found import NEAR, PLACES, SAME, Found
+from curator.pairs.representatives import Pairs, keep_representatives
 from curator.stages.dedup import SemanticDeduplicationStage
 from curator.store import Store, StoredVectors, vectors_column
 
@@ -21,6 +25,7 @@ class Pieces:
     """Vectors in memory, by address."""
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    desk: Desk | None = None
 
     @property
     def addresses(self):
@@ -29,12 +34,23 @@ class Pieces:
 
     def only(self, addresses):
         """Fewer of them."""
-        return Pieces({a: self.arrays[a] for a in addresses})
+        return Pieces({a: self.arrays[a] for a in addresses}, self.desk)
 
     def read(self, address):
         """Rows, all of them there."""
         emb = self.arrays[address]
         return emb, np.ones(len(emb), bool)
+
+
+def find(stage, vectors, each=map):
+    """What the stage finds, on a desk of its own."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        return stage.find(replace(vectors, desk=Desk(Store(folder), "desk")), each)
+
+
+def near(found):
+    """The near pairs alone: what must not depend on cells."""
+    return Found(found).of_kind(NEAR).select([*PLACES, "similarity"])
 
 
 def inline(fn, items):
@@ -91,15 +107,23 @@ def reference(similar, rank, alive, threshold):
 
 
 @settings(max_examples=150, deadline=None)
-@given(collections(), st.sampled_from([0.7, 0.8, 0.9]), st.integers(16, 40), st.booleans())
-def test_who_stays_is_what_the_rule_says(collection, threshold, block_rows, reverse):
-    """For any vectors, thresholds, ranks, filters, pieces, block sizes and orders of completion."""
+@given(
+    collections(), st.sampled_from([0.7, 0.8, 0.9]), st.integers(16, 40), st.booleans(),
+    st.sampled_from([None, 1, 3, 60]), st.sampled_from([1, 2, 5, 256]),
+)  # fmt: skip
+def test_who_stays_is_what_the_rule_says(collection, threshold, block_rows, reverse, cells, crowd):
+    """For any vectors, thresholds, ranks, filters, pieces, blocks, cells, crowds and orders of completion."""
     emb, parts, rng = collection
     pieces = Pieces(dict(parts))
     stage = SemanticDeduplicationStage(
-        similarity_floor=0.7, similarity_threshold=threshold, block_rows=block_rows, keep=("bytes",)
+        similarity_floor=0.7,
+        similarity_threshold=threshold,
+        block_rows=block_rows,
+        keep=("bytes",),
+        n_clusters=cells,
+        max_pairs_per_row=crowd,
     )
-    found = stage.find(pieces, backwards if reverse else inline)
+    found = find(stage, pieces, backwards if reverse else inline)
     piece, row = places(pieces, parts)
     alive, size = rng.random(len(emb)) < 0.8, rng.permutation(len(emb)).astype(float)
     choice = stage.choose({"piece": piece, "row": row, "bytes": size}, found, alive)
@@ -115,39 +139,40 @@ def test_who_stays_is_what_the_rule_says(collection, threshold, block_rows, reve
 
 
 @settings(max_examples=60, deadline=None)
-@given(collections(), st.integers(16, 30))
-def test_every_pair_at_the_floor_is_found_and_none_below(collection, block_rows):
+@given(collections(), st.integers(16, 30), st.sampled_from([None, 1, 4, 60]))
+def test_every_pair_at_the_floor_is_found_and_none_below(collection, block_rows, cells):
     """Against brute force in float64; copies of a vector are listed once each and make no pairs."""
     emb, parts, _ = collection
     pieces = Pieces(dict(parts))
-    found = SemanticDeduplicationStage(similarity_floor=0.8, block_rows=block_rows).find(pieces, inline)
+    found = find(SemanticDeduplicationStage(similarity_floor=0.8, block_rows=block_rows, n_clusters=cells), pieces)
     piece, row = places(pieces, parts)
     number = {(int(p), int(r)): n for n, (p, r) in enumerate(zip(piece, row, strict=True))}
     listed = found.to_pylist()
-    near = {
+    pairs = {
         frozenset((number[x["piece_a"], x["row_a"]], number[x["piece_b"], x["row_b"]])): x["similarity"]
-        for x in listed if not x["same"]
+        for x in listed if x["kind"] == NEAR
     }  # fmt: skip
-    copies = {number[x["piece_b"], x["row_b"]] for x in listed if x["same"]}
+    copies = {number[x["piece_b"], x["row_b"]] for x in listed if x["kind"] == SAME}
     similar = exact(emb)
     single = [n for n in range(len(emb)) if n not in copies]
     truth = {frozenset((a, b)): similar[a, b] for i, a in enumerate(single) for b in single[:i] if similar[a, b] >= 0.8}
-    assert near == truth
+    assert pairs == truth
     assert len(copies) == len(emb) - len({row.tobytes() for row in emb})
 
 
 @settings(max_examples=30, deadline=None)
 @given(collections())
 def test_what_is_found_does_not_depend_on_blocks_or_order(collection):
-    """The same table, to the bit."""
+    """The same table, to the bit; with other cells, the same pairs."""
     _, parts, _ = collection
     pieces = Pieces(dict(parts))
     tables = [
-        SemanticDeduplicationStage(block_rows=rows).find(pieces, each)
-        for rows, each in ((16, inline), (23, backwards), (64, inline))
+        find(SemanticDeduplicationStage(block_rows=rows, n_clusters=cells), pieces, each)
+        for rows, each, cells in ((16, inline, None), (23, backwards, None), (64, inline, 1), (16, backwards, 7))
     ]
     assert tables[0].equals(tables[1])
     assert tables[0].equals(tables[2])
+    assert near(tables[0]).equals(near(tables[3]))
 
 
 @pytest.fixture(scope="module")
@@ -182,8 +207,8 @@ def test_a_chain_of_six_each_close_to_the_next_keeps_the_first_third_and_fifth(s
     parts = [(chain[part], np.ones(3, bool)) for part in np.split(place_in_chain, 2)]
     vectors, numbers = stored(store, parts)
     stage = SemanticDeduplicationStage(similarity_threshold=0.95, keep=keep)
-    found = stage.find(vectors, inline)
-    assert found.num_rows == 5
+    found = find(stage, vectors, inline)
+    assert near(found).num_rows == 5
     rows = {
         "piece": np.repeat(numbers, 3), "row": np.tile(np.arange(3), 2), "bytes": 60 - place_in_chain,
         "sharpness": place_in_chain / 7, "aesthetic_score": np.ones(6), "width": 9 - place_in_chain, "height": np.ones(6),
@@ -267,7 +292,7 @@ def test_nobody_is_dropped_without_a_kept_neighbour_and_no_two_kept_are_duplicat
         "sharpness": np.where(rng.random(count) < 0.2, np.nan, rng.normal(size=count)),
     }  # fmt: skip
     alive = has & (rng.random(count) < 0.9)  # what has no vector has failed before
-    choice = stage.choose(rows, stage.find(vectors, backwards if reverse else inline), alive)
+    choice = stage.choose(rows, find(stage, vectors, backwards if reverse else inline), alive)
 
     kept: list[int] = []
     for row in plainly(keep, rows, count):
@@ -286,7 +311,7 @@ def test_copies_of_a_row_that_is_dropped_for_another_are_dropped_with_it():
     """Rows of one vector have the same neighbours: none of them may stay when the best of them goes."""
     emb = np.array([[1, 0], [0.96, 0.28], [0.96, 0.28], [0.96, 0.28]]).astype(np.float16)
     stage = SemanticDeduplicationStage(keep=("first",))
-    found = stage.find(Pieces({"a": emb}), inline)
+    found = find(stage, Pieces({"a": emb}))
     choice = stage.choose({"piece": np.zeros(4, np.int64), "row": np.arange(4)}, found, np.ones(4, bool))
     assert choice.dropped_by.tolist() == [-1, 0, 0, 0]
 
@@ -296,8 +321,8 @@ def test_a_threshold_that_is_met_exactly_is_a_duplicate():
     emb = np.array([[1, 0], [0.6, 0.8]]).astype(np.float16)
     cosine = exact(emb)[0, 1]
     stage = SemanticDeduplicationStage(similarity_threshold=float(cosine), similarity_floor=float(cosine))
-    found = stage.find(Pieces({"a": emb}), inline)
-    assert found.num_rows == 1
+    found = find(stage, Pieces({"a": emb}))
+    assert near(found).num_rows == 1
     choice = stage.choose({"piece": np.zeros(2, np.int64), "row": np.arange(2)}, found, np.ones(2, bool))
     assert choice.dropped_by.tolist() == [-1, 0]
 
@@ -305,5 +330,6 @@ def test_a_threshold_that_is_met_exactly_is_a_duplicate():
 def test_a_long_chain_takes_no_rounds_without_end():
     """A hundred thousand rows, each a duplicate of the next: every other stays."""
     n = 100_000
-    dropped_by, _ = keep_representatives(n, np.arange(n - 1), np.arange(1, n), np.ones(n - 1), np.arange(n))
+    rank = np.arange(n)
+    dropped_by, _ = keep_representatives(n, Pairs.of(rank[:-1], rank[1:], np.ones(n - 1), rank), rank)
     assert (dropped_by < 0).sum() == n // 2
