@@ -14,6 +14,7 @@ One torch code for every device. Torch is imported where it is used, so that dec
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,10 +33,14 @@ LONGEST = 1.0001  # of a unit vector's leading coordinates, rounded
 
 @dataclass(frozen=True)
 class Leads:
-    """N rows as a narrow product takes them: (N, width) bfloat16 as uint16, and the most that rounding took of one."""
+    """N rows as a narrow product takes them: (N, width) bfloat16 as uint16, and the most that rounding took of one.
+
+    `whole`: the most that is lost of a whole row when its stored numbers are taken as a unit row in bfloat16.
+    """
 
     coordinates: Array
     lost: float
+    whole: float = 0.0
 
 
 def directions_of(sample_ND: Array) -> Array:
@@ -56,37 +61,45 @@ def tensor(array: Array) -> Any:
 
 
 def leads_of(rows_ND: Array, rotation: Array | None, device: str = "cpu") -> Leads:
-    """Leading coordinates of rows scaled to unit length, and the norm of the rest, never rounded down."""
+    """Leading coordinates of rows scaled to unit length, and the norm of the rest, never rounded down.
+
+    Coordinates are float32 sums of D products of unit vectors: each off by at most D 2^-24 / (1 - D 2^-24) (Higham,
+    Accuracy and Stability, 3.1), a row of them by sqrt(width) times that; twice as much covers the rounding of the
+    rotation and of the scaling. It is counted as lost, and as belonging to the rest.
+    """
     import torch
 
     with torch.inference_mode():
-        x = tensor(rows_ND).to(device).double()
-        x /= x.norm(dim=1, keepdim=True)
-        z = x if rotation is None else x @ tensor(rotation).to(device)
+        stored = tensor(rows_ND).to(device).float()
+        x = stored / stored.norm(dim=1, keepdim=True)
+        whole = float((x - stored.bfloat16().float()).norm(dim=1).max()) + 1e-6 if len(x) else 0.0
+        if rotation is None:
+            a = x.bfloat16()
+            lost = float((x - a.float()).norm(dim=1).max()) + 1e-6 if len(x) else 0.0
+            return Leads(_as_uint16(a), lost, whole)
+        z = x @ tensor(rotation).to(device, torch.float32)
+        off = 2 * rotation.shape[0] * 2.0**-24 * rotation.shape[1] ** 0.5
         a = z.bfloat16()
-        lost = float((z - a.double()).norm(dim=1).max()) if len(x) else 0.0
-        if rotation is not None:
-            rest = (1 - (z * z).sum(1)).clamp(min=0).sqrt() + 1e-7  # what float64 sums may be off
-            a = torch.cat([a, _up(rest)[:, None]], dim=1)
-        return Leads(a.cpu().contiguous().view(torch.int16).numpy().view(np.uint16), lost)
+        lost = float((z - a.float()).norm(dim=1).max()) + off if len(x) else 0.0
+        inside = (z.norm(dim=1) - off).clamp(min=0)
+        rest = (1 + 1e-5 - inside * inside).clamp(min=0).sqrt()
+        return Leads(_as_uint16(torch.cat([a, _up(rest)[:, None]], dim=1)), lost, whole)
 
 
-def rounded(rows_ND: Array, device: str = "cpu") -> tuple[Any, float]:
-    """(N, D) rows scaled to unit length as bfloat16, and the most that rounding took of one (its norm)."""
+def _as_uint16(coordinates: Any) -> Array:
+    import torch
 
-    x = tensor(rows_ND).to(device).float()
-    x /= x.norm(dim=1, keepdim=True)
-    near = x.bfloat16()
-    return near, float((x - near.float()).norm(dim=1).max()) + 1e-6 if len(x) else 0.0
+    array: Array = coordinates.cpu().contiguous().view(torch.int16).numpy().view(np.uint16)
+    return array
 
 
 def _up(values: Any) -> Any:
-    """Positive float64 numbers as bfloat16, rounded up."""
+    """Positive float32 numbers as bfloat16, rounded up."""
     import torch
 
     near = values.bfloat16()
     above = (near.view(torch.int16) + 1).view(torch.bfloat16)
-    return torch.where(near.double() < values, above, near)
+    return torch.where(near.float() < values, above, near)
 
 
 def least_product(floor: float, lost: float, width: int) -> float:
@@ -122,58 +135,66 @@ class Proposed:
     crowded_b: Array
 
 
-def candidates(a: Any, b: Any, least: float, full: Any, most_per_row: int, triangle: bool = False) -> Proposed:
+def candidates(
+    a: Any, b: Any, least: float, full: Any, most_per_row: int, triangle: bool = False, room: Any = None
+) -> Proposed:
     """Pairs of rows of two tensors of coordinates (N, w), (M, w) whose product does not rule the floor out.
 
     `full(rows)` gives (len(rows), M) True where the whole vectors' product does not either: asked where the narrow
     one proves too little. Rows with more than `most_per_row` candidates on both sides of a pair are crowded: the
-    pairs among them are left out, and the rows named. `triangle`: a and b are the same rows; each pair once.
+    pairs among them are left out, and the rows named. `triangle`: a and b are the same rows; each pair once. `room`:
+    a flat tensor of their type that takes the product.
     """
     import torch
 
-    product = a @ b.T
+    # a fresh product for each call would cost more in page faults than in looking at it
+    product = a @ b.T if room is None else torch.mm(a, b.T, out=room[: len(a) * len(b)].view(len(a), len(b)))
     hit = (product.amax(1) >= least).nonzero()[:, 0] if len(b) else product.new_zeros(0, dtype=torch.int64)
     found: list[tuple[Any, Any]] = []
-    crowded_a: list[Any] = []
-    crowded_b = torch.zeros(len(b), dtype=torch.bool, device=product.device)
+    crowded_a, crowded_b = [hit[:0]], [hit[:0]]
     for rows in hit.split(max(1, STRIP // max(1, len(b)))):
         mask = product[rows] >= least
-        if triangle:
-            mask &= torch.arange(len(b), device=rows.device)[None, :] > rows[:, None]
-        per_row = mask.sum(1)
-        if int(per_row.sum()) > mask.numel() * FULL_SHARE and full is not None:
-            some = (per_row > 0).nonzero()[:, 0]
-            mask[some] &= full(rows[some])
-            per_row = mask.sum(1)
-        many_a, many_b = per_row > most_per_row, mask.sum(0) > most_per_row
-        if bool(many_a.any()) and bool(many_b.any()):
-            mask &= ~(many_a[:, None] & many_b[None, :])
-            crowded_a.append(rows[many_a])
-            crowded_b |= many_b
         at = mask.nonzero()
-        found.append((rows[at[:, 0]], at[:, 1]))
-    i, j = (torch.cat([f[n] for f in found]) if found else hit[:0] for n in (0, 1))
-    named = torch.cat(crowded_a) if crowded_a else hit[:0]
-    return Proposed(*(t.cpu().numpy() for t in (i, j, named, crowded_b.nonzero()[:, 0])))
+        if len(at) > mask.numel() * FULL_SHARE:
+            some = at[:, 0].unique()
+            mask[some] &= full(rows[some])
+            at = mask.nonzero()
+        i, j = rows[at[:, 0]], at[:, 1]
+        if triangle:
+            i, j = i[i < j], j[i < j]
+        many_a = i.bincount(minlength=len(a)) > most_per_row
+        many_b = j.bincount(minlength=len(b)) > most_per_row
+        crowd = many_a[i] & many_b[j]
+        if bool(crowd.any()):
+            crowded_a.append(i[crowd].unique())
+            crowded_b.append(j[crowd].unique())
+            i, j = i[~crowd], j[~crowd]
+        found.append((i, j))
+    both = [torch.cat([f[n] for f in found]) if found else hit[:0] for n in (0, 1)]
+    return Proposed(*(t.cpu().numpy() for t in (*both, torch.cat(crowded_a), torch.cat(crowded_b))))
 
 
-def full_product(a_ND: Any, b_MD: Array, floor: float, device: str = "cpu") -> Any:
-    """`full` of `candidates`: float32 products of the whole rows (float16), with a margin that cannot miss.
+class FullProducts:
+    """`full` of `candidates`: float32 products of whole rows (float16), with a margin that cannot miss.
 
     A float32 dot product of D terms is off by at most D u |x||y| / (1 - D u), u = 2^-24, in any order (Higham,
     Accuracy and Stability, 3.1); rows scaled to unit length in float32 add at most 4 u; twice the sum leaves room.
     """
 
-    margin = 2 * (b_MD.shape[1] + 4) * 2.0**-24
-    unit_b: list[Any] = []
+    def __init__(self, rows_ND: Array, first: int, last: int, floor: float, device: str) -> None:
+        self.rows_ND, self.first, self.last, self.device = rows_ND, first, last, device
+        self.least = floor - 2 * (rows_ND.shape[1] + 4) * 2.0**-24
+        self._home: Any = None
 
-    def unit(rows: Array) -> Any:
-        x = tensor(rows).to(device).float()
+    def of(self, who: Array) -> Callable[[Any], Any]:
+        """`full` where the rows of a are those at the positions `who`."""
+        return lambda rows: self._unit(self.rows_ND[who[rows.cpu().numpy()]]) @ self._homes().T >= self.least
+
+    def _homes(self) -> Any:
+        if self._home is None:
+            self._home = self._unit(self.rows_ND[self.first : self.last])
+        return self._home
+
+    def _unit(self, rows: Array) -> Any:
+        x = tensor(rows).to(self.device).float()
         return x / x.norm(dim=1, keepdim=True)
-
-    def full(rows: Any) -> Any:
-        if not unit_b:
-            unit_b.append(unit(b_MD))
-        return unit(a_ND[rows.cpu().numpy()]) @ unit_b[0].T >= floor - margin
-
-    return full

@@ -27,7 +27,7 @@ import numpy as np
 
 from curator import here
 from curator.machine import good_at_bf16
-from curator.pairs.bounds import rounded
+from curator.pairs.bounds import tensor
 from curator.pairs.layout import Layout
 from curator.stage import Array, Each
 
@@ -151,12 +151,13 @@ def _margins(some: Some) -> Iterator[tuple[list[tuple[int, slice]], Any]]:
     lost_centroid = float((exact.double() - centroids.double()).norm(dim=1).max())
     longest = float(exact.double().norm(dim=1).max())
     centroids = centroids.to(device, kind).T.contiguous()
+    lost = float(cells.layout.desk.take_array("rounding")[0])
     rows_ND, end = cells.layout.rows(), int(cells.start[some.last])
     with torch.inference_mode():
         for at in range(int(cells.start[some.first]), end, BLOCK):
             last = min(at + BLOCK, end)
-            unit, lost = rounded(rows_ND[at:last], device)
-            product = (unit.to(kind) @ centroids).float()
+            rows = tensor(rows_ND[at:last]).to(device).bfloat16().to(kind)
+            product = (rows @ centroids).float()
             off = lost * longest + lost_centroid * (1 + lost) + PRODUCT_ROUNDING + 1e-4
             home = np.searchsorted(cells.start, np.arange(at, last), "right") - 1
             at_home = product.gather(1, torch.from_numpy(home).to(device)[:, None]) - 2 * off

@@ -87,7 +87,7 @@ def assign(part: Part) -> None:
     compute = compute_for(here.this_worker().device)
     homes, cosines = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
     for _, rows in part.rows():
-        home = compute.assign(rows, centroids)
+        home = compute.assign(rows, centroids) if len(centroids) > 1 else np.zeros(len(rows), np.int32)
         wide = rows.astype(np.float32)
         dots = np.einsum("nd,nd->n", wide, centroids[home])
         homes.append(home)
@@ -97,11 +97,15 @@ def assign(part: Part) -> None:
 
 
 def placed(parts: Sequence[Part], each: Each) -> float:
-    """Lay all rows down in the order of the search; gives the most that rounding took of any row's coordinates."""
+    """Lay all rows down in the order of the search; gives the most that rounding took of any row's coordinates.
+
+    What it takes of whole rows is laid down as `rounding`.
+    """
     for _ in each(place, [part for part in parts if not part.layout.desk.has(f"placed-{part.group.number}")]):
         pass
-    lost = [part.layout.desk.take(f"placed-{part.group.number}").column("lost").to_numpy() for part in parts]
-    return float(max((one.max() for one in lost if len(one)), default=0.0))
+    lost = np.stack([part.layout.desk.take_array(f"placed-{part.group.number}") for part in parts]).max(axis=0)
+    parts[0].layout.desk.put_array("rounding", lost[1:])
+    return float(lost[0])
 
 
 def place(part: Part) -> None:
@@ -109,17 +113,17 @@ def place(part: Part) -> None:
     layout, device = part.layout, here.this_worker().device
     position = layout.desk.take_array("positions")
     rotation = layout.desk.take_array("rotation") if layout.desk.has("rotation") else None
-    lost = [0.0]
+    lost = np.zeros(2)
     if part.end > part.start:
         rows_ND, leads_NW = layout.rows(writable=True), layout.leads(writable=True)
         for which, rows in part.rows():
             leads = leads_of(rows, rotation, device)
             rows_ND[position[which]] = rows
             leads_NW[position[which]] = leads.coordinates
-            lost.append(leads.lost)
+            lost = np.maximum(lost, [leads.lost, leads.whole])
         rows_ND.flush()  # type: ignore[attr-defined]
         leads_NW.flush()  # type: ignore[attr-defined]
-    layout.desk.put(f"placed-{part.group.number}", pa.table({"lost": np.array(lost)}))
+    layout.desk.put_array(f"placed-{part.group.number}", lost)
 
 
 def parts_of(groups: Sequence[Group], starts: Array, layout: Layout) -> list[Part]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from curator import here
 from curator.desk import Desk
-from curator.pairs.bounds import as_tensor, candidates, full_product, least_product
+from curator.pairs.bounds import FullProducts, as_tensor, candidates, least_product
 from curator.pairs.cells import Cells, directed, visitors, works
 from curator.pairs.exact import cosines
 from curator.pairs.fold import Folded, Group, fold, groups_of
@@ -51,6 +51,7 @@ class Unit:
     spans: tuple[tuple[int, int, int], ...]  # cell, first and last position
     least: float
     most_per_row: int
+    block_rows: int
 
 
 def search(vectors: Vectors, each: Each, wanted: Wanted, old_pieces: Array | None = None) -> Searched:
@@ -153,10 +154,10 @@ def _units(cells: Cells, least: float, wanted: Wanted, each: Each) -> Iterator[U
                 spans.append((cell, at, end))
                 work += looked[cell] * (end - at) / size if cells.count > 1 else (end - at) * float(end)
                 if work >= TASK_PAIRS:
-                    yield Unit(cells, number, tuple(spans), least, wanted.most_per_row)
+                    yield Unit(cells, number, tuple(spans), least, wanted.most_per_row, wanted.block_rows)
                     spans, work, number = [], 0.0, number + 1
     if spans:
-        yield Unit(cells, number, tuple(spans), least, wanted.most_per_row)
+        yield Unit(cells, number, tuple(spans), least, wanted.most_per_row, wanted.block_rows)
 
 
 def compare(unit: Unit) -> None:
@@ -186,12 +187,14 @@ class Comparison:
         self.b: list[Array] = []
         self.similarity: list[Array] = []
         self.crowded: list[Array] = []
+        self.room: Any = None
 
     def span(self, cell: int, first: int, last: int) -> None:
         """Compare these rows of a cell with all that must look at them."""
         begin = int(self.cells.start[cell])
         is_old = last <= begin + int(self.old[cell])
         coordinates = as_tensor(self.leads[first:last], self.device)
+        self.full = FullProducts(self.rows, first, last, self.cells.floor, self.device)
         others = self._visitors(cell)
         if is_old:
             others = others[self._is_new(others)]
@@ -220,8 +223,10 @@ class Comparison:
         floor = self.cells.floor
         try:
             mine = theirs if triangle else as_tensor(self.leads[who], self.device)
-            full = full_product(_Rows(self.rows, who), self.rows[first:last], floor, self.device)
-            found = candidates(mine, theirs, self.unit.least, full, self.unit.most_per_row, triangle)
+            full = self.full.of(who)
+            found = candidates(
+                mine, theirs, self.unit.least, full, self.unit.most_per_row, triangle, self._room(theirs)
+            )
         except torch.OutOfMemoryError:
             if triangle or len(who) < 2:
                 raise
@@ -237,6 +242,13 @@ class Comparison:
         self.similarity.append(similarity[near])
         self.crowded += [who[found.crowded_a], first + found.crowded_b]
 
+    def _room(self, like: Any) -> Any:
+        import torch
+
+        if self.room is None:
+            self.room = torch.empty(CHUNK * self.unit.block_rows, dtype=like.dtype, device=like.device)
+        return self.room
+
     def lay_down(self) -> None:
         """Lay down what was found."""
         nothing = np.zeros(0, np.int64)
@@ -245,18 +257,6 @@ class Comparison:
         a, b = (np.concatenate([nothing, *parts]) for parts in (self.a, self.b))
         columns = {"a": a, "b": b, "similarity": np.concatenate([np.zeros(0), *self.similarity])}
         self.desk.put(f"near-{self.unit.number}", pa.table(columns))
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Some rows of an array, read when they are asked for."""
-
-    array: Array
-    which: Array
-
-    def __getitem__(self, rows: Array) -> Array:
-        some: Array = self.array[self.which[rows]]
-        return some
 
 
 def _gathered(
