@@ -90,12 +90,10 @@ def peers(made: Collection, floor: float, cells_wanted: int) -> list[Result]:
     with Watch() as watch:
         cells = peer.assigned(rows, peer.faiss_centroids(rows, cells_wanted, 20, True))
     results.append(Result(f"cells of (a) and (b): faiss k-means, {cells_wanted:,}", watch, 0))
-    for letter, name, rule in (("a", "SemDeDup's rule", peer.semdedup), ("b", "NeMo Curator's loop", peer.nemo)):
-        for product in (peer.by_torch, peer.by_numpy):
-            label = f"({letter}) {name}, products by {product.__name__[3:]}"
-            with Watch() as watch:
-                dropped = rule(rows, cells, floor, product)
-            results.append(Result(label, watch, cells.pairs, dropped=dropped))
+    for label, rule in (("(a) SemDeDup's rule", peer.semdedup), ("(b) NeMo Curator's loop", peer.nemo)):
+        with Watch() as watch:
+            dropped = rule(rows, cells, floor)
+        results.append(Result(label, watch, cells.pairs, dropped=dropped))
     asked = np.arange(made.count)
     if made.count**2 > QUERIES_OF_FAISS:
         asked = np.sort(np.random.default_rng(0).choice(made.count, QUERIES_OF_FAISS // made.count, replace=False))
@@ -127,7 +125,10 @@ def kmeans(made: Collection, k: int) -> list[str]:
     rows = made.load()
     ways: list[tuple[str, Callable[[], Array]]] = [
         ("faiss, all rows", lambda: peer.faiss_centroids(rows, k, ITERATIONS, False)),
-        ("faiss, 256 rows a centroid (its default)", lambda: peer.faiss_centroids(rows, k, ITERATIONS, True)),
+        (
+            f"faiss, {min(256 * k, made.count):,} rows (its default)",
+            lambda: peer.faiss_centroids(rows, k, ITERATIONS, True),
+        ),
         ("MiniBatchKMeans, all rows", lambda: peer.minibatch_centroids(rows, k, ITERATIONS)),
         ("MiniBatchKMeans, 1 pass", lambda: peer.minibatch_centroids(rows, k, 1)),
     ]

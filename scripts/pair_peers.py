@@ -5,7 +5,7 @@ All take (N, D) float32 rows of unit length in memory and as many threads as Cur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import faiss
@@ -16,7 +16,6 @@ from sklearn.cluster import MiniBatchKMeans
 from curator.stage import Array, Mask
 
 QUERIES, BATCH = 1024, 1024
-Product = Callable[[Array, Array], torch.Tensor]
 
 
 def settle(threads: int) -> None:
@@ -67,8 +66,9 @@ def faiss_centroids(rows: Array, k: int, iterations: int, sampled: bool) -> Arra
 
 def minibatch_centroids(rows: Array, k: int, passes: int) -> Array:
     """scikit-learn's; passes over all rows, none of them left out for lack of progress."""
+    batch = min(4096, len(rows) // 4)  # scikit-learn 1.9 fails where all that it does is one batch
     means = MiniBatchKMeans(
-        k, init="random", n_init=1, max_iter=passes, batch_size=4096, max_no_improvement=None, random_state=1,
+        k, init="random", n_init=1, max_iter=passes, batch_size=batch, max_no_improvement=None, random_state=1,
         compute_labels=False,
     )  # fmt: skip
     centroids = means.fit(rows).cluster_centers_
@@ -76,17 +76,7 @@ def minibatch_centroids(rows: Array, k: int, passes: int) -> Array:
     return unit
 
 
-def by_torch(a: Array, b: Array) -> torch.Tensor:
-    """a times b transposed."""
-    return torch.from_numpy(a) @ torch.from_numpy(b).T
-
-
-def by_numpy(a: Array, b: Array) -> torch.Tensor:
-    """The same from OpenBLAS, which is faster than torch's MKL on AMD's processors."""
-    return torch.from_numpy(a @ b.T)
-
-
-def semdedup(rows: Array, cells: Cells, floor: float, product: Product = by_torch) -> Mask:
+def semdedup(rows: Array, cells: Cells, floor: float) -> Mask:
     """SemDeDup's rule (Abbas et al., 2023): (N,) True for rows that it drops.
 
     In each cell the whole matrix of cosines; above the diagonal, a column whose largest entry exceeds 1 - eps is
@@ -94,13 +84,13 @@ def semdedup(rows: Array, cells: Cells, floor: float, product: Product = by_torc
     """
     dropped = np.zeros(len(rows), bool)
     for members in cells.rows():
-        own = rows[members]
-        largest = torch.triu(product(own, own), diagonal=1).max(dim=0).values
+        own = torch.from_numpy(rows[members])
+        largest = torch.triu(own @ own.T, diagonal=1).max(dim=0).values
         dropped[members] = (largest > floor).numpy()
     return dropped
 
 
-def nemo(rows: Array, cells: Cells, floor: float, product: Product = by_torch) -> Mask:
+def nemo(rows: Array, cells: Cells, floor: float) -> Mask:
     """NeMo Curator's loop in a cell: (N,) True for rows that it drops.
 
     Rows by distance to the centroid, the farthest first ("hard"); all of them times a batch of columns, above the
@@ -109,9 +99,9 @@ def nemo(rows: Array, cells: Cells, floor: float, product: Product = by_torch) -
     dropped = np.zeros(len(rows), bool)
     for members in cells.rows():
         ordered = members[np.argsort(cells.cosine[members], kind="stable")]
-        own = rows[ordered]
+        own = torch.from_numpy(rows[ordered])
         for start in range(0, len(own), BATCH):
-            cosines = product(own, own[start : start + BATCH])
+            cosines = own @ own[start : start + BATCH].T
             largest, _ = torch.triu(cosines, diagonal=1 - start).max(dim=0)
             dropped[ordered[start : start + BATCH]] = (largest >= floor).numpy()
     return dropped
