@@ -19,6 +19,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,11 @@ from vectors import SETS, WIDTH, Collection, collection
 from watch import MIB, Steps, Watch
 
 from curator.cluster import Cluster
+from curator.compute.cpu import CpuCompute
+from curator.desk import Desk
 from curator.machine import ClusterSettings, cores
+from curator.pairs.found import NEAR, Found
+from curator.pairs.plan import PER_CENTROID
 from curator.stage import Array, Each
 from curator.stages.dedup import SemanticDeduplicationStage
 
@@ -42,13 +47,19 @@ SAMPLE = 100_000  # rows by which the quality of centroids is judged
 def find_pairs(made: Collection, floor: float, each: Each) -> pa.Table:
     """The engine under test: the only place that knows how it is called."""
     stage = SemanticDeduplicationStage(similarity_floor=floor, similarity_threshold=max(floor, 0.95))
-    return stage.find(made.vectors, each)
+    desk = Desk(made.store, f"bench-{floor:g}", print)
+    desk.clear()  # of an earlier round
+    try:
+        return stage.find(replace(made.vectors, desk=desk), each)
+    finally:
+        desk.clear()
 
 
-def find_centroids(made: Collection, k: int, iterations: int, sampled: bool, each: Each) -> Array | None:
-    """The engine's k-means, (K, D) float32; None as long as it has none. `sampled`: as its cells are made."""
-    del made, k, iterations, sampled, each
-    return None
+def find_centroids(rows: Array, k: int, sampled: bool) -> Array:
+    """The engine's k-means, (K, D) float32; `sampled`: as its cells are made, from some rows for each centroid."""
+    if sampled and len(rows) > PER_CENTROID * k:
+        rows = rows[np.sort(np.random.default_rng(0).permutation(len(rows))[: PER_CENTROID * k])]
+    return CpuCompute().fit(rows, k, 0)
 
 
 def ours(made: Collection, floor: float) -> Result:
@@ -63,7 +74,8 @@ def ours(made: Collection, floor: float) -> Result:
             made.store.put("dedup", "0" * 64, found, {"open": False})
     finally:
         cluster.__exit__(None, None, None)
-    a, b = (made.number(*(found.column(f"{part}_{s}").to_numpy() for part in ("piece", "row"))) for s in "ab")
+    near = Found(found).of_kind(NEAR)
+    a, b = (made.number(*(near.column(f"{part}_{s}").to_numpy() for part in ("piece", "row"))) for s in "ab")
     piece = np.repeat(np.arange(len(made.addresses)), [made.size(n) for n in made.block])
     row = np.concatenate([np.arange(made.size(n)) for n in made.block])
     stage = SemanticDeduplicationStage(similarity_floor=floor, similarity_threshold=max(floor, 0.95), keep=("first",))
@@ -77,7 +89,7 @@ def ours(made: Collection, floor: float) -> Result:
         "find: what the driver does beside": (0, rest),
         "choose": (0, choose.seconds),
     }
-    similarity = found.column("similarity").to_numpy()
+    similarity = near.column("similarity").to_numpy()
     return Result("Curator", find, pairs_of(made.count), a, b, steps=taken, similarity=similarity)
 
 
@@ -112,17 +124,15 @@ def peers(made: Collection, floor: float, cells_wanted: int) -> list[Result]:
 
 def kmeans(made: Collection, k: int) -> list[str]:
     """Centroids at equal work and as cells need them, judged by the mean cosine of a sample of rows to the nearest."""
-    lines: list[tuple[str, Watch, Any]] = []
-    with Cluster(ClusterSettings(kind="local")) as cluster:
-        for sampled in (False, True):
-            with Watch() as watch:
-                found = find_centroids(made, k, ITERATIONS, sampled, cluster.each)
-            if found is not None:
-                lines.append((f"Curator, {'sampled' if sampled else 'all rows'}", watch, found))
     import pair_peers as peer
 
     peer.settle(cores())
     rows = made.load()
+    lines: list[tuple[str, Watch, Any]] = []
+    for sampled in (False, True):
+        with Watch() as watch:
+            centroids = find_centroids(rows, k, sampled)
+        lines.append((f"Curator, {f'{PER_CENTROID} rows for each' if sampled else 'all rows'}", watch, centroids))
     ways: list[tuple[str, Callable[[], Array]]] = [
         ("faiss, all rows", lambda: peer.faiss_centroids(rows, k, ITERATIONS, False)),
         (
