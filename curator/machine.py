@@ -106,6 +106,7 @@ def gpus() -> tuple[list[str], str]:
     return [name.strip() for name in names[:count]], ""
 
 
+@cache
 def good_at_bf16(device: str) -> bool:
     """Whether bf16 products are faster here than float32 ones."""
     import torch

@@ -10,6 +10,7 @@ from curator.stage import Array
 
 ROUNDS = 10
 BLOCK = 8192
+RUN = 64
 
 
 class CpuCompute:
@@ -49,15 +50,28 @@ def _nearest(rows: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor,
     half = (centroids * centroids).sum(1) / 2
     # |c|^2 / 2 rides along as three more columns, so that one product gives what is to be largest
     parts = _split(half, rows.dtype)
-    columns = torch.cat([centroids.to(rows.dtype), *(-p[:, None] for p in parts)], dim=1).T.contiguous()
-    ones = torch.ones(BLOCK, len(parts), dtype=rows.dtype)
-    best = [
-        (torch.cat([block, ones[: len(block)]], dim=1) @ columns).max(1)
-        for block in torch.split(rows, BLOCK)
-    ]  # fmt: skip
-    home = torch.cat([b.indices for b in best]) if best else torch.zeros(0, dtype=torch.int64)
-    value = torch.cat([b.values for b in best]).float() if best else torch.zeros(0)
+    spare = -len(centroids) % RUN
+    columns = torch.cat([centroids.to(rows.dtype), *(-p[:, None] for p in parts)], dim=1)
+    never = torch.zeros(spare, columns.shape[1], dtype=rows.dtype)
+    never[:, -1] = -4  # of unit rows no product comes near it
+    columns = torch.cat([columns, never]).T.contiguous()
+    wide = torch.ones(min(BLOCK, len(rows)), rows.shape[1] + len(parts), dtype=rows.dtype)
+    room = torch.empty(len(wide), columns.shape[1], dtype=rows.dtype)
+    home, value = torch.empty(len(rows), dtype=torch.int64), torch.empty(len(rows))
+    for at in range(0, len(rows), BLOCK):
+        block = rows[at : at + BLOCK]
+        wide[: len(block), : rows.shape[1]] = block
+        product = torch.mm(wide[: len(block)], columns, out=room[: len(block)])
+        home[at : at + BLOCK], value[at : at + BLOCK] = _largest(product)
     return home, -2 * value
+
+
+def _largest(product: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n,) where each row is largest, and how large. The largest of runs first: looking for a place is slow."""
+    runs = product.view(len(product), -1, RUN)
+    run = runs.amax(2).argmax(1)
+    inside = runs[torch.arange(len(product)), run].max(1)
+    return run * RUN + inside.indices, inside.values.float()
 
 
 def _split(values: torch.Tensor, kind: torch.dtype) -> list[torch.Tensor]:

@@ -17,7 +17,7 @@ the angle in half without knowing y: on realistic vectors it left 0.22 of all wo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -74,7 +74,7 @@ class Some:
 
 
 def directed(cells: Cells, each: Each) -> tuple[Array, Array]:
-    """(K, K) True where the rows of cell i look at cell j, and (K, K) how many of them must."""
+    """(K, K) True where the rows of cell i look at cell j, and (K,) how many rows look at each."""
     desk, count = cells.layout.desk, cells.count
     groups = [Some(cells, f, min(f + CELLS_TOGETHER, count)) for f in range(0, count, CELLS_TOGETHER)]
     for _ in each(measure_margins, [g for g in groups if not desk.has(f"margins-{g.first}")]):
@@ -90,7 +90,7 @@ def directed(cells: Cells, each: Each) -> tuple[Array, Array]:
     way = (cost < cost.T) | ((cost == cost.T) & upper)
     np.fill_diagonal(way, False)
     desk.put_array("ways", way.astype(np.uint8))
-    return way, visits
+    return way, np.where(way, visits, 0).sum(0)
 
 
 def measure_margins(some: Some) -> None:
@@ -98,8 +98,8 @@ def measure_margins(some: Some) -> None:
     least = np.full((some.last - some.first, some.cells.count), np.inf, np.float32)
     for spans, margins in _margins(some):
         for cell, rows in spans:
-            here_ = least[cell - some.first]
-            np.minimum(here_, margins[rows].amin(0).cpu().numpy(), out=here_)
+            so_far = least[cell - some.first]
+            np.minimum(so_far, margins[:, rows].amin(1).cpu().numpy(), out=so_far)
     some.cells.layout.desk.put_array(f"margins-{some.first}", least)
 
 
@@ -113,18 +113,20 @@ def mark_visits(some: Some) -> None:
     reach = 2 * math.sin(math.acos(min(1.0, cells.floor)) / 2) * cells.border
     limits = torch.from_numpy((reach * _apart(centroids, some) - least.T).astype(np.float32))
     packed: dict[int, list[Array]] = {cell: [] for cell in range(some.first, some.last)}
-    counts = np.zeros((some.last - some.first, cells.count), np.int32)
     for spans, margins in _margins(some):
         for cell, rows in spans:
-            looks = margins[rows] <= limits[cell - some.first].to(margins.device)
-            looks[:, cell] = False
-            counts[cell - some.first] += looks.sum(0).to(torch.int32).cpu().numpy()
-            packed[cell].append(looks.T.cpu().numpy())
-    columns = [np.packbits(np.concatenate(parts, axis=1), axis=1) for parts in packed.values() if parts]
+            looks = margins[:, rows] <= limits[cell - some.first].to(margins.device)[:, None]
+            looks[cell] = False
+            packed[cell].append(looks.cpu().numpy())
+    columns = {cell: np.packbits(np.concatenate(parts, axis=1), axis=1) for cell, parts in packed.items() if parts}
     if columns:
         array = cells.visits(writable=True)
-        array[:, cells.bits[some.first] : cells.bits[some.last]] = np.concatenate(columns, axis=1)
+        together = np.concatenate(list(columns.values()), axis=1)
+        array[:, cells.bits[some.first] : cells.bits[some.last]] = together
         array.flush()  # type: ignore[attr-defined]
+    counts = np.zeros((some.last - some.first, cells.count), np.int32)
+    for cell, marked in columns.items():
+        counts[cell - some.first] = np.bitwise_count(marked).sum(axis=1)
     desk.put_array(f"visits-{some.first}", counts)
 
 
@@ -137,7 +139,7 @@ def _apart(centroids: Array, some: Some) -> Array:
 
 
 def _margins(some: Some) -> Iterator[tuple[list[tuple[int, slice]], Any]]:
-    """Block by block of these cells' rows: which of its rows are of which cell, and (n, K) x.c_home - x.c_j.
+    """Block by block of these cells' rows: which of its rows are of which cell, and (K, n) x.c_home - x.c_j.
 
     Products are of rows and centroids rounded to bfloat16; what rounding can have made of the margins is taken off.
     """
@@ -150,33 +152,35 @@ def _margins(some: Some) -> Iterator[tuple[list[tuple[int, slice]], Any]]:
     centroids = exact.bfloat16()
     lost_centroid = float((exact.double() - centroids.double()).norm(dim=1).max())
     longest = float(exact.double().norm(dim=1).max())
-    centroids = centroids.to(device, kind).T.contiguous()
+    centroids = centroids.to(device, kind)
     lost = float(cells.layout.desk.take_array("rounding")[0])
+    off = lost * longest + lost_centroid * (1 + lost) + PRODUCT_ROUNDING + 1e-4
     rows_ND, end = cells.layout.rows(), int(cells.start[some.last])
+    begin = int(cells.start[some.first])
+    room = torch.empty(cells.count * min(BLOCK, max(1, end - begin)), dtype=kind, device=device)
+    wide = torch.empty(len(room), device=device)
     with torch.inference_mode():
-        for at in range(int(cells.start[some.first]), end, BLOCK):
+        for at in range(begin, end, BLOCK):
             last = min(at + BLOCK, end)
+            shape = (cells.count, last - at)
             rows = tensor(rows_ND[at:last]).to(device).bfloat16().to(kind)
-            product = (rows @ centroids).float()
-            off = lost * longest + lost_centroid * (1 + lost) + PRODUCT_ROUNDING + 1e-4
+            product = torch.mm(centroids, rows.T, out=room[: shape[0] * shape[1]].view(shape))
             home = np.searchsorted(cells.start, np.arange(at, last), "right") - 1
-            at_home = product.gather(1, torch.from_numpy(home).to(device)[:, None]) - 2 * off
+            at_home = product.gather(0, torch.from_numpy(home).to(device)[None, :]).float() - 2 * off
             edges = [*np.flatnonzero(np.diff(home, prepend=-1)).tolist(), last - at]
             spans = [(int(home[f]), slice(f, e)) for f, e in pairwise(edges)]
-            yield spans, torch.sub(at_home, product, out=product)
+            yield spans, torch.sub(at_home, product, out=wide[: shape[0] * shape[1]].view(shape))
 
 
-def visitors(cells: Cells, way: Array, cell: int) -> Array:
-    """Positions, ascending, of all rows of other cells that must look at this one."""
+def visitors(cells: Cells, way: Array, first: int, last: int) -> Array:
+    """Positions, ascending, of all rows outside cells first..last-1 that must look at one of them."""
     sizes = np.diff(cells.bits)
-    marked = cells.visits()[cell] & np.repeat(np.where(way[:, cell], np.uint8(255), np.uint8(0)), sizes)
+    visits = cells.visits()
+    marked = np.zeros(visits.shape[1], np.uint8)
+    for cell in range(first, last):
+        looks = np.where(way[:, cell], np.uint8(255), np.uint8(0))
+        looks[first:last] = 0
+        marked |= visits[cell] & np.repeat(looks, sizes)
     bit = np.flatnonzero(np.unpackbits(marked))
     home = np.searchsorted(cells.bits, bit // 8, "right") - 1
     return np.asarray(bit - 8 * cells.bits[home] + cells.start[home])
-
-
-def works(cells: Cells, way: Array, visits: Array) -> Array:
-    """(K,) pairs of rows that each cell's search looks at."""
-    sizes = np.diff(cells.start).astype(np.float64)
-    looking: Sequence[float] | Array = np.where(way, visits, 0).sum(0)
-    return np.asarray(looking * sizes + sizes * sizes / 2)

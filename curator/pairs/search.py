@@ -18,7 +18,7 @@ import pyarrow as pa
 from curator import here
 from curator.desk import Desk
 from curator.pairs.bounds import FullProducts, as_tensor, candidates, least_product
-from curator.pairs.cells import Cells, directed, visitors, works
+from curator.pairs.cells import Cells, directed, visitors
 from curator.pairs.exact import cosines
 from curator.pairs.fold import Folded, Group, fold, groups_of
 from curator.pairs.found import Searched
@@ -27,7 +27,8 @@ from curator.pairs.plan import Planning, plan, sample_size
 from curator.stage import Array, Each, Vectors
 
 TASK_PAIRS = 4e9  # pairs of rows that one task looks at, about
-CHUNK = 8192  # visitors at once
+TOGETHER = 512  # rows up to which small cells are looked at together
+CHUNK = 8192  # visitors at once of a full block; of a smaller one more
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,22 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Rows first..last-1 by position, of cells cell..behind-1: several small ones, or a part of one."""
+
+    cell: int
+    behind: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
 class Unit:
-    """Rows of some cells that one task compares with all that must look at them."""
+    """Rows that one task compares with all that must look at them."""
 
     cells: Cells
     number: int
-    spans: tuple[tuple[int, int, int], ...]  # cell, first and last position
+    spans: tuple[Span, ...]
     least: float
     most_per_row: int
     block_rows: int
@@ -136,28 +147,32 @@ def _ordered(layout: Layout, home: Array, is_new: Array, wanted: Wanted) -> tupl
 
 
 def _units(cells: Cells, least: float, wanted: Wanted, each: Each) -> Iterator[Unit]:
-    """Spans of at most `block_rows` rows, gathered into tasks of about the same work."""
-    start, old = cells.start, cells.layout.desk.take_array("old")
-    if cells.count > 1:
-        way, visits = directed(cells, each)
-        looked = works(cells, way, visits)
-    else:
-        looked = np.array([float(start[-1]) ** 2 / 2])
-    spans: list[tuple[int, int, int]] = []
+    """Spans gathered into tasks of about the same work."""
+    looking = directed(cells, each)[1] if cells.count > 1 else np.zeros(1)
+    spans: list[Span] = []
     work, number = 0.0, 0
-    for cell in range(cells.count):
-        size = int(start[cell + 1] - start[cell])
-        middle = int(start[cell] + old[cell])
-        for first, last in ((int(start[cell]), middle), (middle, int(start[cell + 1]))):
-            for at in range(first, last, wanted.block_rows):
-                end = min(at + wanted.block_rows, last)
-                spans.append((cell, at, end))
-                work += looked[cell] * (end - at) / size if cells.count > 1 else (end - at) * float(end)
-                if work >= TASK_PAIRS:
-                    yield Unit(cells, number, tuple(spans), least, wanted.most_per_row, wanted.block_rows)
-                    spans, work, number = [], 0.0, number + 1
+    for span in _spans(cells, wanted.block_rows):
+        spans.append(span)
+        inside = span.last - int(cells.start[span.cell])
+        work += (span.last - span.first) * (inside + float(looking[span.cell : span.behind].max()))
+        if work >= TASK_PAIRS:
+            yield Unit(cells, number, tuple(spans), least, wanted.most_per_row, wanted.block_rows)
+            spans, work, number = [], 0.0, number + 1
     if spans:
         yield Unit(cells, number, tuple(spans), least, wanted.most_per_row, wanted.block_rows)
+
+
+def _spans(cells: Cells, block_rows: int) -> Iterator[Span]:
+    """All rows, in runs of at most `block_rows`; small cells together."""
+    start = cells.start.tolist()
+    cell = 0
+    while cell < cells.count:
+        behind = cell + 1
+        while behind < cells.count and start[behind + 1] - start[cell] <= min(TOGETHER, block_rows):
+            behind += 1
+        for at in range(start[cell], start[behind], block_rows):
+            yield Span(cell, behind, at, min(at + block_rows, start[behind]))
+        cell = behind
 
 
 def compare(unit: Unit) -> None:
@@ -169,7 +184,7 @@ def compare(unit: Unit) -> None:
     comparison = Comparison(unit, worker.device)
     with torch.inference_mode():
         for span in unit.spans:
-            comparison.span(*span)
+            comparison.span(span)
     comparison.lay_down()
 
 
@@ -189,26 +204,25 @@ class Comparison:
         self.crowded: list[Array] = []
         self.room: Any = None
 
-    def span(self, cell: int, first: int, last: int) -> None:
-        """Compare these rows of a cell with all that must look at them."""
-        begin = int(self.cells.start[cell])
-        is_old = last <= begin + int(self.old[cell])
+    def span(self, span: Span) -> None:
+        """Compare these rows with all that must look at them, and with those before them in their own cells."""
+        first, last = span.first, span.last
         coordinates = as_tensor(self.leads[first:last], self.device)
         self.full = FullProducts(self.rows, first, last, self.cells.floor, self.device)
-        others = self._visitors(cell)
-        if is_old:
+        others = np.concatenate([np.arange(int(self.cells.start[span.cell]), first), self._visitors(span)])
+        if self.old.any() and not self._is_new(np.arange(first, last)).any():
             others = others[self._is_new(others)]
         else:
             self._compared(np.arange(first, last), coordinates, first, last, triangle=True)
-            others = np.concatenate([np.arange(begin, first), others])
-        for at in range(0, len(others), CHUNK):
-            self._compared(others[at : at + CHUNK], coordinates, first, last)
+        chunk = CHUNK * self.unit.block_rows // (last - first)
+        for at in range(0, len(others), chunk):
+            self._compared(others[at : at + chunk], coordinates, first, last)
 
-    def _visitors(self, cell: int) -> Array:
+    def _visitors(self, span: Span) -> Array:
         if self.way is None:
-            return self.looking[1]
-        if self.looking[0] != cell:
-            self.looking = (cell, visitors(self.cells, self.way, cell))
+            return np.zeros(0, np.int64)
+        if self.looking[0] != span.cell:  # several spans may be of one large cell
+            self.looking = (span.cell, visitors(self.cells, self.way, span.cell, span.behind))
         return self.looking[1]
 
     def _is_new(self, positions: Array) -> Array:
@@ -235,6 +249,9 @@ class Comparison:
                 self._compared(some, theirs, first, last)
             return
         a, b = who[found.i], first + found.j
+        if self.old.any():
+            new = self._is_new(a) | self._is_new(b)
+            a, b = a[new], b[new]
         similarity = cosines(self.rows, a, self.rows, b)
         near = similarity >= floor
         self.a.append(a[near])
@@ -267,6 +284,9 @@ def _gathered(
     a, b, similarity = (
         np.concatenate([t.column(name).to_numpy() for t in tables]) for name in ("a", "b", "similarity")
     )
+    # two blocks of cells may have found the same pair from either side
+    once = np.unique(np.minimum(a, b) * np.int64(len(order)) + np.maximum(a, b), return_index=True)[1]
+    a, b, similarity = a[once], b[once], similarity[once]
     crowded = np.unique(np.concatenate([desk.take_array(f"crowded-{unit.number}") for unit in units]))
     vectors = np.array(layout.rows()[crowded])
     return Searched(folded, order[a], order[b], similarity, order[crowded], vectors, home, cosine)
