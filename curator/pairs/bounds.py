@@ -188,7 +188,11 @@ class FullProducts:
 
     def of(self, who: Array) -> Callable[[Any], Any]:
         """`full` where the rows of a are those at the positions `who`."""
-        return lambda rows: self._unit(self.rows_ND[who[rows.cpu().numpy()]]) @ self._homes().T >= self.least
+        return self.of_rows(self.rows_ND, who)
+
+    def of_rows(self, rows_ND: Array, who: Array) -> Callable[[Any], Any]:
+        """The same where they are rows of another array."""
+        return lambda rows: self._unit(rows_ND[who[rows.cpu().numpy()]]) @ self._homes().T >= self.least
 
     def _homes(self) -> Any:
         if self._home is None:

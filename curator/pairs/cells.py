@@ -73,14 +73,18 @@ class Some:
     last: int
 
 
-def directed(cells: Cells, each: Each) -> tuple[Array, Array]:
-    """(K, K) True where the rows of cell i look at cell j, and (K,) how many rows look at each."""
-    desk, count = cells.layout.desk, cells.count
-    groups = [Some(cells, f, min(f + CELLS_TOGETHER, count)) for f in range(0, count, CELLS_TOGETHER)]
+def with_margins(cells: Cells, each: Each) -> None:
+    """Lay down the least margin of each cell's rows towards every centroid: (K, K) float32."""
+    desk, groups = cells.layout.desk, _groups(cells)
     for _ in each(measure_margins, [g for g in groups if not desk.has(f"margins-{g.first}")]):
         pass
     if not desk.has("margins"):
         desk.put_array("margins", np.concatenate([desk.take_array(f"margins-{g.first}") for g in groups]))
+
+
+def directed(cells: Cells, each: Each) -> tuple[Array, Array]:
+    """(K, K) True where the rows of cell i look at cell j, and (K,) how many rows look at each."""
+    desk, count, groups = cells.layout.desk, cells.count, _groups(cells)
     desk.make("visits", (count, int(cells.bits[-1])), np.uint8)
     for _ in each(mark_visits, [g for g in groups if not desk.has(f"visits-{g.first}")]):
         pass
@@ -91,6 +95,10 @@ def directed(cells: Cells, each: Each) -> tuple[Array, Array]:
     np.fill_diagonal(way, False)
     desk.put_array("ways", way.astype(np.uint8))
     return way, np.where(way, visits, 0).sum(0)
+
+
+def _groups(cells: Cells) -> list[Some]:
+    return [Some(cells, f, min(f + CELLS_TOGETHER, cells.count)) for f in range(0, cells.count, CELLS_TOGETHER)]
 
 
 def measure_margins(some: Some) -> None:

@@ -18,12 +18,13 @@ import pyarrow as pa
 from curator import here
 from curator.desk import Desk
 from curator.pairs.bounds import FullProducts, as_tensor, candidates, least_product
-from curator.pairs.cells import Cells, directed, visitors
+from curator.pairs.cells import Cells, directed, visitors, with_margins
 from curator.pairs.exact import cosines
 from curator.pairs.fold import Folded, Group, fold, groups_of
 from curator.pairs.found import Searched
 from curator.pairs.layout import Layout, Part, assigned, parts_of, placed
 from curator.pairs.plan import Planning, plan, sample_size
+from curator.pairs.recall import Truth, narrowed
 from curator.stage import Array, Each, Vectors
 
 TASK_PAIRS = 4e9  # pairs of rows that one task looks at, about
@@ -83,10 +84,15 @@ def search(vectors: Vectors, each: Each, wanted: Wanted, old_pieces: Array | Non
     desk.make("rows", (count, layout.dims), np.float16)
     desk.make("leads", (count, layout.width), np.uint16)
     lost = placed(parts, each)
-    units = list(_units(cells, least_product(wanted.floor, lost, layout.width), wanted, each))
+    least, truth = least_product(wanted.floor, lost, layout.width), None
+    if cells.count > 1:
+        with_margins(cells, each)
+        if wanted.recall < 1:
+            cells, truth = narrowed(cells, wanted.recall, least, wanted.seed, each)
+    units = list(_units(cells, least, wanted, each))
     for _ in each(compare, [unit for unit in units if not desk.has(f"near-{unit.number}")]):
         pass
-    return _gathered(folded, units, layout, order, home, cosine)
+    return _gathered(folded, units, layout, order, home, cosine, truth)
 
 
 def _any_old(folded: Folded, old_pieces: Array) -> Array:
@@ -277,7 +283,7 @@ class Comparison:
 
 
 def _gathered(
-    folded: Folded, units: Sequence[Unit], layout: Layout, order: Array, home: Array, cosine: Array
+    folded: Folded, units: Sequence[Unit], layout: Layout, order: Array, home: Array, cosine: Array, truth: Truth | None
 ) -> Searched:
     desk: Desk = layout.desk
     tables = [desk.take(f"near-{unit.number}") for unit in units]
@@ -287,6 +293,11 @@ def _gathered(
     # two blocks of cells may have found the same pair from either side
     once = np.unique(np.minimum(a, b) * np.int64(len(order)) + np.maximum(a, b), return_index=True)[1]
     a, b, similarity = a[once], b[once], similarity[once]
+    if truth is not None:
+        desk.say(
+            f"dedup: recall {truth.recall(a, b, len(order)):.4f}, measured on {truth.judges:,} pairs of a sample with "
+            f"cosines of at least the floor; the border is {units[0].cells.border if units else 1:.2f} of the exact one"
+        )
     crowded = np.unique(np.concatenate([desk.take_array(f"crowded-{unit.number}") for unit in units]))
     vectors = np.array(layout.rows()[crowded])
     return Searched(folded, order[a], order[b], similarity, order[crowded], vectors, home, cosine)
