@@ -133,6 +133,7 @@ class Vectors(Protocol):
 
     addresses: Sequence[str]  # sorted, distinct: one per piece
     desk: Any  # a `curator.desk.Desk`: what was found so far, for who goes on after a kill
+    known: Any  # a `curator.pairs.known.Known`: what was found among a part of them before, or None
 
     def read(self, address: str) -> tuple[Array, Mask]:
         """One piece: (N, D) float16, memory-mapped where possible, and (N,) True where a row has a vector."""

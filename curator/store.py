@@ -191,6 +191,7 @@ class StoredVectors:
     folder: str
     addresses: Sequence[str]
     desk: Any = None  # where a long computation on them lays what it has so far
+    known: Any = None  # what was found among some of them before
 
     def read(self, address: str) -> tuple[Array, Mask]:
         """One piece: (N, D) float16, mapped from disk, and (N,) True where a row has a vector."""

@@ -299,6 +299,20 @@ def test_duplicates_name_the_image_that_is_kept_for_them(pipeline, tmp_path):
     assert rows["b/x"]["duplicate_group"] is None
 
 
+def test_new_images_are_compared_with_all_and_old_ones_not_again(pipeline, tmp_path):
+    """A collection that grows by a shard: `paired` counts the new images, and the result is that of a fresh run."""
+    for n in range(3):
+        make_shard(tmp_path / f"{n}.tar", make_samples(40, 30 * n))  # ten of each again in the next
+    stages = [*SOURCES, Tiny(), SemanticDeduplicationStage(), ImageWriterStage()]
+    inputs = [str(tmp_path / f"{n}.tar") for n in range(3)]
+    pipeline(stages, input=inputs[:2])
+    grown = pipeline(stages, input=inputs, output=tmp_path / "grown")
+    fresh = pipeline(stages, input=inputs, output=tmp_path / "fresh", store=tmp_path / "other")
+    assert (grown.run["work"]["paired"], fresh.run["work"]["paired"]) == (40, 120)
+    assert grown.ledger.equals(fresh.ledger)
+    assert grown.counts["by_stage"]["dedup"]["dropped"] == 20
+
+
 def test_a_lower_floor_serves_a_higher_one(pipeline, tmp_path):
     """Pairs are stored once: another floor above it finds nothing again."""
     make_shard(tmp_path / "a.tar", make_samples(10))

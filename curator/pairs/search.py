@@ -66,8 +66,17 @@ class Unit:
     block_rows: int
 
 
-def search(vectors: Vectors, each: Each, wanted: Wanted, old_pieces: Array | None = None) -> Searched:
-    """All pairs at or above the floor; `old_pieces` (pieces,) True where pairs among them are known already."""
+def search(vectors: Vectors, each: Each, wanted: Wanted) -> Searched:
+    """All pairs at or above the floor; those that `vectors.known` has are taken over."""
+    known = vectors.known
+    if known is None:
+        return _searched(vectors, each, wanted, None)
+    found = _searched(vectors, each, wanted, known.pieces_of(vectors.addresses))
+    return known.added_to(found, vectors.addresses)  # type: ignore[no-any-return]
+
+
+def _searched(vectors: Vectors, each: Each, wanted: Wanted, old_pieces: Array | None) -> Searched:
+    """Pairs of which at least one row is new: `old_pieces` (pieces,) True where pairs among them are known."""
     desk = vectors.desk
     groups = groups_of(vectors, desk)
     folded = fold(groups, desk, each)

@@ -16,10 +16,12 @@ import pyarrow as pa
 from curator import address
 from curator.custom import identity_of
 from curator.desk import Desk
+from curator.pairs.known import Known
 from curator.phases.columns import READ_SCHEMA, Samples
 from curator.phases.measure import Census
 from curator.stage import Array, Each, ProcessingStage, Role
 from curator.store import Object, Store, StoredVectors
+from curator.units import counted
 from curator.wiring import Plan
 
 FOLDER = "gathered"
@@ -111,16 +113,40 @@ def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, log: 
         with desk.held():
             stored = _stored(store, stage, shelf, place, collection)  # by another run, while this one waited
             if stored is None:
-                log(f"{stage.name}: comparing {sum(k.samples for k in census.shards):,} images")
+                known = _known(store, stage, shelf, distinct) if hasattr(stage, "similarity_floor") else None
+                compared = _rows_of(census, inputs, set(distinct) - set(known.addresses if known else ()))
+                rest = f" with {counted(len(known.addresses), 'piece')} that were compared before" if known else ""
+                log(f"{stage.name}: comparing {counted(compared, 'image')}{rest}")
                 begin = time.monotonic()
-                table = stage.find(StoredVectors(store, feed, distinct, desk), each)
+                table = stage.find(StoredVectors(store, feed, distinct, desk, known), each)
                 census.seconds[stage.name] += time.monotonic() - begin
                 is_open = any(not store.has(feed, a) for a in distinct)
-                header = {"floor": getattr(stage, "similarity_floor", None), "collection": collection, "open": is_open}
+                header = {
+                    "floor": getattr(stage, "similarity_floor", None), "collection": collection, "open": is_open,
+                    "pieces": distinct,
+                }  # fmt: skip
                 store.put(stage.name, place, table, header, shelf)
                 desk.clear()
-                compared = sum(known.samples for known in census.shards)
     return Found(table if stored is None else stored.table, *_places(census, inputs, distinct), compared)
+
+
+def _known(store: Store, stage: Any, shelf: str, distinct: Sequence[str]) -> Known | None:
+    """Of what was found among parts of this collection, at this floor or a lower one, that of the largest part."""
+    best: Known | None = None
+    for candidate in store.shelf(stage.name, shelf):
+        stored = store.get(stage.name, candidate, shelf)
+        if stored is None or stored.header["open"] or stored.header["floor"] > stage.similarity_floor:
+            continue
+        pieces = stored.header["pieces"]
+        if set(pieces) <= set(distinct) and len(pieces) > len(best.addresses if best else ()):
+            best = Known(stored.table, pieces)
+    return best
+
+
+def _rows_of(census: Census, inputs: Sequence[str], pieces: set[str]) -> int:
+    """Images in these pieces."""
+    bounds = [known.bounds(p) for known in census.shards for p in range(len(known.starts))]
+    return sum(last - first for (first, last), at in zip(bounds, inputs, strict=True) if at in pieces)
 
 
 def speeds_of(stage: ProcessingStage) -> dict[str, Any]:

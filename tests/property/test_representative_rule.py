@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from curator.desk import Desk
 from curator.pairs.found import NEAR, PLACES, SAME, Found
+from curator.pairs.known import Known
 from curator.pairs.representatives import Pairs, keep_representatives
 from curator.stages.dedup import SemanticDeduplicationStage
 from curator.store import Store, StoredVectors, vectors_column
@@ -26,6 +27,7 @@ class Pieces:
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     desk: Desk | None = None
+    known: Known | None = None
 
     @property
     def addresses(self):
@@ -173,6 +175,24 @@ def test_what_is_found_does_not_depend_on_blocks_or_order(collection):
     assert tables[0].equals(tables[1])
     assert tables[0].equals(tables[2])
     assert near(tables[0]).equals(near(tables[3]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(collections(), st.sampled_from([None, 3]), st.sampled_from([1, 3, 256]), st.randoms())
+def test_a_collection_that_grew_searches_only_what_is_new_and_finds_the_same(collection, cells, crowd, random):
+    """Pairs among the old ones are taken over, copies and crowds included; who stays is the same."""
+    emb, parts, _ = collection
+    pieces = Pieces(dict(parts))
+    stage = SemanticDeduplicationStage(n_clusters=cells, max_pairs_per_row=crowd, keep=("first",))
+    old = pieces.only([address for address in pieces.addresses if random.random() < 0.5])
+    known = Known(find(stage, old), old.addresses)
+    grown, whole = find(stage, replace(pieces, known=known)), find(stage, pieces)
+    if crowd == 256:
+        assert near(grown).equals(near(whole))
+    piece, row = places(pieces, parts)
+    rows = {"piece": piece, "row": row}
+    alive = np.ones(len(emb), bool)
+    assert stage.choose(rows, grown, alive).dropped_by.tolist() == stage.choose(rows, whole, alive).dropped_by.tolist()
 
 
 @pytest.fixture(scope="module")
