@@ -11,6 +11,7 @@ from curator.errors import CuratorError
 from curator.formats.paths import expanded
 from curator.models.weights import Fetchable
 from curator.output import Output
+from curator.phases import against
 from curator.phases.measure import survey, weights_needed
 from curator.settings import Settings
 from curator.stage import ProcessingStage
@@ -80,6 +81,16 @@ def _output(stages: Sequence[ProcessingStage], settings: Settings) -> Iterator[s
             f"output: {settings.output} holds shards, and this run would write none in their place. Name another "
             "folder, or say overwrite=true to lose them."
         )
+
+
+def against_what(plan: Plan) -> Iterator[str]:
+    """Earlier results that a stage is to compare with, and that are none."""
+    for stage in plan.collections:
+        given = getattr(stage, "against", None)
+        if given and stage.name in plan.feeds:
+            space = next(s.space for s in plan.images if s.name == plan.feeds[stage.name])
+            paths = [given] if isinstance(given, str) else given
+            yield from against.mistakes_of(paths, f"{stage.name}.against", space)
 
 
 def missing_weights(plan: Plan, settings: Settings) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from curator import ledger as ledgers
-from curator.checks import missing_weights, mistakes_of
+from curator.checks import against_what, missing_weights, mistakes_of
 from curator.cluster import Cluster, inline
 from curator.demo.draw import draw_demo
 from curator.errors import ConfigError, OutsideError, TooManyFailed
@@ -24,9 +24,9 @@ from curator.formats.base import Shard
 from curator.output import Output
 from curator.phases import weights
 from curator.phases.book import book
-from curator.phases.columns import Samples
+from curator.phases.columns import Found, Samples
 from curator.phases.decide import Verdicts, decide
-from curator.phases.gather import Found, Missing, find, gather
+from curator.phases.gather import Missing, find, gather
 from curator.phases.measure import Census, measure
 from curator.phases.write import StoredSource, write
 from curator.record import run_identity, run_record
@@ -101,7 +101,7 @@ def wired(stages: Sequence[ProcessingStage], settings: Settings) -> Plan:
         plan, mistakes = wire(stages), []
     except ConfigError as error:
         plan, mistakes = None, error.mistakes
-    mistakes = [*mistakes, *mistakes_of(stages, settings)]
+    mistakes = [*mistakes, *mistakes_of(stages, settings), *(against_what(plan) if plan is not None else ())]
     if mistakes or plan is None:
         raise ConfigError(mistakes)
     if not settings.dry_run and (mistakes := missing_weights(plan, settings)):
@@ -153,7 +153,7 @@ class Run:
         self.output.begin()  # a place that cannot be written to is said before hours of measuring
         self.shards = self.plan.partition.list(self.settings.inputs, self.settings.no_input)
         census, rows, found = self._timed("measure", lambda: self._measured(self.shards))
-        identity = run_identity(self.plan, self.settings, census)
+        identity = run_identity(self.plan, self.settings, census, found)
         if (done := self._finished(identity)) is not None:
             return done
         verdicts = self._timed("decide", lambda: self._decided(rows, found))
@@ -204,7 +204,7 @@ class Run:
         return {"model_bytes": sum(sizes), "in_flight_per_gpu": max(1, round(1 / share))}
 
     def _decided(self, rows: Samples, found: Mapping[str, Found]) -> Verdicts:
-        return decide(self.plan.stages, rows.table, {name: (f.table, f.piece, f.row) for name, f in found.items()})
+        return decide(self.plan.stages, rows.table, dict(found))
 
     def _score_columns(self) -> list[str]:
         return [column for stage in self.plan.images for column in stage.gives if column != "embedding"]

@@ -16,8 +16,8 @@ from curator.cluster import Cluster
 from curator.custom import identity_of
 from curator.errors import TRANSIENT
 from curator.ledger import counts
+from curator.phases.columns import Found
 from curator.phases.decide import Verdicts
-from curator.phases.gather import Found
 from curator.phases.measure import Census
 from curator.settings import Settings
 from curator.stage import ProcessingStage, Role
@@ -26,7 +26,7 @@ from curator.wiring import Plan
 PACKAGES = ("curator", "dask", "hydra-core", "numpy", "open_clip_torch", "pillow", "pyarrow", "torch")
 
 
-def run_identity(plan: Plan, settings: Settings, census: Census) -> str:
+def run_identity(plan: Plan, settings: Settings, census: Census, found: Mapping[str, Found]) -> str:
     """A hash of everything that the output depends on: inputs, measurements, decisions, writers."""
     inputs = [
         [k.shard.given, list(k.contents), [k.damage.cause, k.damage.detail] if k.damage else None]
@@ -37,7 +37,9 @@ def run_identity(plan: Plan, settings: Settings, census: Census) -> str:
         for s in plan.stages
         if not s.has("list")
     ]
-    return address.tagged("run", {"inputs": inputs, "stages": stages, "write_images": settings.write_images})
+    before = {name: list(its.before) for name, its in found.items()}
+    told = {"inputs": inputs, "stages": stages, "before": before, "write_images": settings.write_images}
+    return address.tagged("run", told)
 
 
 def fields_that_matter(stage: ProcessingStage) -> dict[str, Any]:
@@ -77,6 +79,7 @@ def run_record(
         "write": {key: value for key, value in facts.items() if key != "ledger_sha256"},
         "ledger_sha256": facts["ledger_sha256"],
         "identity": identity,
+        "store": str(settings.store_folder),
         "config": {
             **settings.model_dump(mode="json"),
             "stages": {s.name: s.model_dump(mode="json", exclude={"name"}) for s in plan.stages},

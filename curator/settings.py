@@ -47,6 +47,11 @@ class Settings(BaseModel):
         return [Path(os.path.realpath(p)) for p in (self.store, self.output) if p is not None]
 
     @property
+    def store_folder(self) -> Path:
+        """Where measurements lie."""
+        return Path(os.path.realpath(self.store))
+
+    @property
     def output_folder(self) -> Path:
         """Where the result goes."""
         assert self.output is not None, "checked before the run"

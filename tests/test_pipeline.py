@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -19,8 +20,10 @@ from curator import (
     ImageWriterStage,
     Pipeline,
     SemanticDeduplicationStage,
+    address,
 )
 from curator.errors import ConfigError, InputChanged, TooManyFailed
+from curator.store import Store, vectors_of
 from curator.voice import Voice
 from tests.conftest import ROOT, make_image, make_samples, make_shard, shared, tar_members, tree
 from tests.stages import Brightness, First, Poison, Tiny
@@ -311,6 +314,45 @@ def test_new_images_are_compared_with_all_and_old_ones_not_again(pipeline, tmp_p
     assert (grown.run["work"]["paired"], fresh.run["work"]["paired"]) == (40, 120)
     assert grown.ledger.equals(fresh.ledger)
     assert grown.counts["by_stage"]["dedup"]["dropped"] == 20
+
+
+def test_what_was_kept_before_is_never_displaced_and_nothing_of_it_embedded_again(pipeline, tmp_path):
+    """`against` an earlier output: its images stay where they are, new ones that resemble them go and name them."""
+    make_shard(tmp_path / "old.tar", make_samples(40))
+    make_shard(tmp_path / "new.tar", make_samples(40, 30))  # ten of them were there before
+    first = [*SOURCES, Tiny(), First(), SemanticDeduplicationStage(), ImageWriterStage()]
+    old = pipeline(first, input=tmp_path / "old.tar", output=tmp_path / "old")
+    lost = {row["key"] for row in old.ledger.to_pylist() if row["status"] != "kept"}  # `First` drops some of the old
+    stages = [*SOURCES, Tiny(), SemanticDeduplicationStage(against=str(tmp_path / "old")), ImageWriterStage()]
+    new = pipeline(stages, input=tmp_path / "new.tar", output=tmp_path / "new")
+    rows = {row["key"]: row for row in new.ledger.to_pylist()}
+    gone = {key for key, row in rows.items() if row["status"] == "dropped"}
+    assert gone == {f"{n:06d}" for n in range(30, 40)} - lost
+    for key in gone:
+        assert (rows[key]["duplicate_of_shard"], rows[key]["duplicate_of_key"]) == (str(tmp_path / "old.tar"), key)
+        assert rows[key]["reason"].endswith(f"of {tmp_path}/old.tar/{key}, kept before")
+        assert rows[key]["duplicate_group"] is None
+    assert new.run["work"]["embedded"] == 40
+    assert tree(tmp_path / "old")  # untouched
+    again = pipeline(stages, input=tmp_path / "new.tar", output=tmp_path / "again")
+    assert again.run["work"]["paired"] == 0
+    assert again.ledger.equals(new.ledger)
+
+
+def test_against_a_folder_of_vectors_such_as_an_evaluation_sets(pipeline, tmp_path):
+    """`.npy` files; and what is neither is a mistake of the config, found before any work."""
+    make_shard(tmp_path / "a.tar", make_samples(6))
+    first = pipeline([*SOURCES, Tiny(), ImageWriterStage()], input=tmp_path / "a.tar", output=tmp_path / "first")
+    content = first.run["inputs"][0]["contents"][0]
+    stored = Store(tmp_path / "store").get("tiny", address.measurement(first.run["keys"]["tiny"], content))
+    (tmp_path / "test_set").mkdir()
+    np.save(tmp_path / "test_set/emb.npy", vectors_of(stored.table)[0][[1, 4]])
+    stages = [*SOURCES, Tiny(), SemanticDeduplicationStage(against=(str(tmp_path / "test_set"),)), ImageWriterStage()]
+    ledger = pipeline(stages, input=tmp_path / "a.tar").ledger.to_pylist()
+    assert [row["duplicate_of_key"] for row in ledger] == [None, "0", None, None, "1", None]
+    wrong = SemanticDeduplicationStage(against=str(tmp_path / "store"))
+    with pytest.raises(ConfigError, match=r"dedup\.against: .* is neither the output of a run nor a folder of \.npy"):
+        pipeline([*SOURCES, Tiny(), wrong], input=tmp_path / "a.tar", output=tmp_path / "x")
 
 
 def test_a_lower_floor_serves_a_higher_one(pipeline, tmp_path):

@@ -71,6 +71,15 @@ def _table(searched: Searched) -> pa.Table:
     )
 
 
+NOTHING = pa.table(
+    {
+        "kind": pa.nulls(0, pa.int8()), **{name: pa.nulls(0, pa.int32()) for name in PLACES},
+        "similarity": pa.nulls(0, pa.float64()), "vector": pa.nulls(0, pa.binary()),
+    }
+)  # fmt: skip
+"""What a search of nothing found."""
+
+
 @dataclass(frozen=True)
 class Found:
     """The table, taken apart again."""

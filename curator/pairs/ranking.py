@@ -41,7 +41,10 @@ def ranked_by(policy: str) -> Iterator[tuple[str, int]]:
 
 
 def ranks(rows: Columns, keep: tuple[str, ...] | None, count: int) -> Array:
-    """(N,) a permutation, 0 the best; ties by input order. Rows without a value come last."""
+    """(N,) a permutation, 0 the best; ties by input order. Rows without a value come last.
+
+    Rows that are `outside`, kept before and elsewhere, come before all.
+    """
     keys: list[Any] = [np.arange(count)]
     policies = list(keep if keep is not None else USUAL)
     if "first" in policies:  # input order has no ties: nothing behind it has a say
@@ -54,6 +57,8 @@ def ranks(rows: Columns, keep: tuple[str, ...] | None, count: int) -> Array:
             columns = [(columns[0][0] * columns[1][0], columns[0][1])]
         for column, sign in columns:
             keys.append(np.nan_to_num(sign * column, nan=np.inf, neginf=-np.inf, posinf=np.inf))
+    if "outside" in rows:
+        keys.append(~rows["outside"])
     rank = np.empty(count, np.int64)
     rank[np.lexsort(keys)] = np.arange(count)
     return rank

@@ -77,14 +77,18 @@ def _reasons(verdicts: Verdicts, shards: pa.Array, keys: pa.Array) -> pa.Array:
     later stage, why: `same bytes as a.tar/5, near-duplicate 0.973 of b.tar/17`.
     """
     reasons = verdicts.reason.copy()
-    rows = np.flatnonzero((verdicts.dropped_by >= 0) & (verdicts.status == DROPPED))
+    rows = np.flatnonzero((verdicts.resembles >= 0) & (verdicts.status == DROPPED))
     of = pa.array(verdicts.resembles[rows])
     for row, shard, key in zip(rows, shards.take(of).to_pylist(), keys.take(of).to_pylist(), strict=True):
         reasons[row] = f"{reasons[row]} {shard}/{key}"
+    if verdicts.outside is not None:
+        for row in np.flatnonzero((verdicts.outside_of >= 0) & (verdicts.resembles < 0)):
+            shard, key = (verdicts.outside.column(n)[verdicts.outside_of[row]].as_py() for n in ("shard", "key"))
+            reasons[row] = f"{reasons[row]} {shard}/{key}, kept before"
     told = reasons.copy()
     for row in rows:
         by = verdicts.resembles[row]
-        while verdicts.dropped_by[by] >= 0:
+        while by >= 0 and verdicts.status[by] == DROPPED:
             told[row] += f", {reasons[by]}"
             by = verdicts.resembles[by]
     return pa.array(told, pa.string())

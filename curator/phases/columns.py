@@ -50,6 +50,18 @@ class Samples:
     index: Array
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a collection stage found, where each row of the run stands in it, and whether it was found just now."""
+
+    table: pa.Table
+    piece: Array  # (N,) number of the row's piece among the sorted embeddings' addresses
+    row: Array  # (N,) its row in that piece
+    compared: int  # rows that were searched in this run; 0 where it came from the store
+    outside: pa.Table | None = None  # piece, row, shard, key: rows kept elsewhere that these were compared with
+    before: tuple[str, ...] = ()  # what stands for their pieces: the same where they are the same
+
+
 class Rows:
     """N rows of one stage's columns, filled in any order; a row is either a set of values or a fault."""
 

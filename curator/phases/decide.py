@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curator.custom import blamed
 from curator.errors import Cause, CuratorError
 from curator.ledger import DUPLICATE
-from curator.phases.columns import as_columns, valid
+from curator.phases.columns import Found, as_columns, valid
 from curator.stage import Array, Choice, Embedding, Mask, Pixels, ProcessingStage
 from curator.wiring import columns_of, given_by
 
@@ -40,6 +41,8 @@ class Verdicts:
     seen: dict[str, dict[str, int]] = field(default_factory=dict)  # stage -> in, kept, dropped, failed, flagged
     remarks: list[str] = field(default_factory=list)  # of collection stages
     walked: int = 0  # rows whose pairs were not stored and were compared again
+    outside: pa.Table | None = None  # shard and key of what is kept elsewhere, of every row that was dropped for it
+    outside_of: Array = field(default_factory=lambda: np.zeros(0, np.int64))  # (N,) its row there, -1 without one
 
     @classmethod
     def of(cls, count: int) -> Verdicts:
@@ -62,18 +65,25 @@ class Verdicts:
         self.cause[rows] = cause
         self.reason[rows] = np.asarray(reason, object)
 
+    def kept_elsewhere(self, outside: pa.Table, rows: Array, of: Array) -> None:
+        """Some rows are dropped for rows `of` a table of what is kept elsewhere."""
+        if not len(self.outside_of):
+            self.outside_of = np.full(len(self.status), -1, np.int64)
+        named = outside.select(["shard", "key"]).take(pa.array(of))
+        had = 0 if self.outside is None else self.outside.num_rows
+        self.outside = named if self.outside is None else pa.concat_tables([self.outside, named])
+        self.outside_of[rows] = had + np.arange(len(rows))
+
     def flag(self, stage: str, rows: Array, reason: Sequence[str]) -> None:
         """Say what a stage with `action=flag` would have done."""
         for row, why in zip(rows, reason, strict=True):
             self.flags[row] = "; ".join(filter(None, (self.flags[row], f"{stage}: {why}")))
 
 
-def decide(
-    stages: Sequence[ProcessingStage], rows: pa.Table, found: Mapping[str, tuple[pa.Table, Array, Array]]
-) -> Verdicts:
+def decide(stages: Sequence[ProcessingStage], rows: pa.Table, found: Mapping[str, Found]) -> Verdicts:
     """One verdict per row of `rows`: reading's columns, then those of every image stage, `<stage>.cause` beside them.
 
-    `found` has, by collection stage that finds, what it found and where each row stands in it: (N,) piece and (N,) row.
+    `found` has, by collection stage that finds, what it found and where each row stands in it.
     """
     verdicts = Verdicts.of(rows.num_rows)
     for stage in stages:
@@ -160,17 +170,15 @@ def compared(score: float, threshold: float) -> str:
     return f"{score:.{digits}f} {sign} {max(f'{threshold:.2f}', f'{threshold:g}', key=len)}"
 
 
-def _choose(verdicts: Verdicts, stage: Any, rows: pa.Table, found: tuple[pa.Table, Array, Array] | None) -> None:
+def _choose(verdicts: Verdicts, stage: Any, rows: pa.Table, found: Found | None) -> None:
     alive = verdicts.alive
-    columns = dict(as_columns(rows, _chosen_from(stage, rows)))
-    if found is not None:
-        columns |= {"piece": found[1], "row": found[2]}
-    with blamed(stage, "choose"):
-        choice: Choice = stage.choose(columns, None if found is None else found[0], alive)
-    alone = choice.unrepresented if choice.unrepresented is not None else np.zeros(len(alive), bool)
-    represented = (choice.dropped_by >= 0) & alive
-    out = np.flatnonzero(represented | (alone & alive))
-    if not (alive & (choice.dropped_by < 0) & ~alone)[choice.dropped_by[represented]].all():
+    choice = _choice(stage, rows, found, alive)
+    alone = choice.unrepresented if choice.unrepresented is not None else np.zeros(len(choice.dropped_by), bool)
+    alone, dropped_by = alone[: len(alive)], choice.dropped_by[: len(alive)]
+    elsewhere = (dropped_by >= len(alive)) & alive
+    represented = (dropped_by >= 0) & alive & ~elsewhere
+    out = np.flatnonzero(represented | elsewhere | (alone & alive))
+    if not (alive & (dropped_by < 0) & ~alone)[dropped_by[represented]].all():
         raise CuratorError(f"{stage.name}.choose drops rows for rows that do not stay; each must name one that does.")
     _seen_by_now(verdicts, stage.name, int(alive.sum()))
     words = [choice.reason.format(similarity=similarity) for similarity in choice.similarity[out]]
@@ -179,12 +187,38 @@ def _choose(verdicts: Verdicts, stage: Any, rows: pa.Table, found: tuple[pa.Tabl
         return
     verdicts.remarks += choice.remarks
     verdicts.walked += choice.walked
-    verdicts.dropped_by[out] = verdicts.resembles[out] = choice.dropped_by[out]
+    verdicts.dropped_by[out] = verdicts.resembles[out] = np.where(elsewhere, -1, dropped_by)[out]
     verdicts.similarity[out] = choice.similarity[out]
+    if elsewhere.any():
+        assert found is not None
+        verdicts.kept_elsewhere(found.outside, np.flatnonzero(elsewhere), dropped_by[elsewhere] - len(alive))
     # the names of rows are added when the ledger is written
     words = [UNREPRESENTED if alone[row] else told for row, told in zip(out, words, strict=True)]
     _drop(verdicts, stage, out, choice.cause, words)
     follow_representatives(verdicts)
+
+
+def _choice(stage: Any, rows: pa.Table, found: Found | None, alive: Mask) -> Choice:
+    """What the stage chooses. Rows that were kept elsewhere stand behind the others, alive and without columns."""
+    columns = dict(as_columns(rows, _chosen_from(stage, rows)))
+    if found is not None:
+        columns |= {"piece": found.piece, "row": found.row}
+    if found is not None and found.outside is not None:
+        more = found.outside.num_rows
+        columns = {name: _lengthened(column, more) for name, column in columns.items()}
+        for name in ("piece", "row"):
+            columns[name] = np.concatenate([columns[name][: len(alive)], found.outside.column(name).to_numpy()])
+        columns["outside"] = np.arange(len(alive) + more) >= len(alive)
+        alive = np.concatenate([alive, np.ones(more, bool)])
+    with blamed(stage, "choose"):
+        choice: Choice = stage.choose(columns, None if found is None else found.table, alive)
+    return choice
+
+
+def _lengthened(column: Array, more: int) -> Array:
+    """A column with so many empty values behind it."""
+    empty = np.full(more, None, object) if column.dtype.kind == "O" else np.full(more, np.nan)
+    return np.concatenate([column, empty.astype(column.dtype) if column.dtype.kind in "fO" else empty])
 
 
 def _chosen_from(stage: Any, rows: pa.Table) -> list[str]:
@@ -206,8 +240,12 @@ def follow_representatives(verdicts: Verdicts) -> None:
     How similar they are to that one was not measured: not more than the less similar step on the way is claimed, which
     is exact for copies.
     """
-    by = verdicts.dropped_by
+    by, outside = verdicts.dropped_by, verdicts.outside_of
     while True:
+        if len(outside):
+            away = (by >= 0) & (outside[np.maximum(by, 0)] >= 0)
+            verdicts.similarity[away] = np.minimum(verdicts.similarity[away], verdicts.similarity[by[away]])
+            outside[away], by[away] = outside[by[away]], -1
         moved = (by >= 0) & (by[np.maximum(by, 0)] >= 0)
         if not moved.any():
             return
@@ -221,10 +259,16 @@ def duplicate_columns(verdicts: Verdicts, shards: pa.Array, keys: pa.Array, numb
     has = by >= 0
     of = pa.array(np.maximum(by, 0), mask=~has)
     group = np.where(has, number[np.maximum(by, 0)], -1)
-    group[np.unique(by[has])] = number[np.unique(by[has])]
+    group[np.unique(by[by >= 0])] = number[np.unique(by[by >= 0])]
+    names = [shards.take(of).cast(pa.string()), keys.take(of)]
+    if verdicts.outside is not None:
+        away = verdicts.outside_of >= 0
+        there = verdicts.outside.take(pa.array(verdicts.outside_of[away]))
+        given = zip(names, (there.column(name) for name in ("shard", "key")), strict=True)
+        names = [pc.replace_with_mask(name, pa.array(away), more.combine_chunks()) for name, more in given]
+        has = has | away
     columns = (
-        shards.take(of).cast(pa.string()),
-        keys.take(of),
+        *names,
         pa.array(verdicts.similarity, mask=~has),
         pa.array(group, mask=group < 0),
     )

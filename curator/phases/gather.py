@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,10 @@ import pyarrow as pa
 from curator import address
 from curator.custom import identity_of
 from curator.desk import Desk
+from curator.pairs.found import NOTHING
 from curator.pairs.known import Known
-from curator.phases.columns import READ_SCHEMA, Samples
+from curator.phases.against import Earlier, Joined, earlier
+from curator.phases.columns import READ_SCHEMA, Found, Samples
 from curator.phases.measure import Census
 from curator.stage import Array, Each, ProcessingStage, Role
 from curator.store import Object, Store, StoredVectors
@@ -87,52 +88,71 @@ def _no_columns(stages: Sequence[Any]) -> dict[str, Any]:
     return columns
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a collection stage found, where each row of the run stands in it, and whether it was found just now."""
-
-    table: pa.Table
-    piece: Array  # (N,) number of the row's piece among the sorted embeddings' addresses
-    row: Array  # (N,) its row in that piece
-    compared: int  # rows that were searched in this run; 0 where it came from the store
-
-
 def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, log: Callable[[str], None]) -> Found:
     """What a stage with the verb `find` finds among the census's embeddings: stored, or found now."""
     feed = plan.feeds[stage.name]
     inputs = [address.measurement(plan.keys[feed], content) for content in census.contents]
-    distinct = sorted(set(inputs))
+    own = sorted(set(inputs))
+    before = _earlier(plan, stage)
+    distinct = sorted({*own, *before.pieces})
     collection = address.found("collection", distinct)
     shelf, place = shelf_of(plan, stage), address.found(plan.keys[stage.name], distinct)
     stored = _stored(store, stage, shelf, place, collection)
     compared = 0
     if stored is None:
-        if missing := [a for a in distinct if store.get(feed, a) is None]:
+        if missing := [a for a in own if store.get(feed, a) is None]:
             raise Missing(f"{feed} {missing[0]}")
         desk = Desk(store, address.tagged("desk", [place, speeds_of(stage)])[:32], log)
         with desk.held():
             stored = _stored(store, stage, shelf, place, collection)  # by another run, while this one waited
             if stored is None:
-                known = _known(store, stage, shelf, distinct) if hasattr(stage, "similarity_floor") else None
-                compared = _rows_of(census, inputs, set(distinct) - set(known.addresses if known else ()))
-                rest = f" with {counted(len(known.addresses), 'piece')} that were compared before" if known else ""
-                log(f"{stage.name}: comparing {counted(compared, 'image')}{rest}")
+                vectors = _vectors(store, feed, distinct, desk, before, _known(store, stage, shelf, own))
+                compared = _rows_of(census, inputs, set(own) - set(vectors.known.addresses if vectors.known else ()))
+                log(f"{stage.name}: comparing {counted(compared, 'image')}{_told(vectors.known, before)}")
                 begin = time.monotonic()
-                table = stage.find(StoredVectors(store, feed, distinct, desk, known), each)
+                table = stage.find(vectors, each)
                 census.seconds[stage.name] += time.monotonic() - begin
-                is_open = any(not store.has(feed, a) for a in distinct)
+                is_open = any(not store.has(feed, a) for a in own)
                 header = {
                     "floor": getattr(stage, "similarity_floor", None), "collection": collection, "open": is_open,
                     "pieces": distinct,
                 }  # fmt: skip
                 store.put(stage.name, place, table, header, shelf)
                 desk.clear()
-    return Found(table if stored is None else stored.table, *_places(census, inputs, distinct), compared)
+    table = table if stored is None else stored.table
+    outside = before.rows(distinct) if before.pieces else None
+    return Found(table, *_places(census, inputs, distinct), compared, outside, tuple(sorted(before.pieces)))
+
+
+def _earlier(plan: Plan, stage: Any) -> Earlier:
+    """What was kept before, where the stage is told to compare with it."""
+    given = getattr(stage, "against", None)
+    if not given:
+        return Earlier()
+    space = next(s.space for s in plan.images if s.name == plan.feeds[stage.name])
+    return earlier([given] if isinstance(given, str) else given, f"{stage.name}.against", space)
+
+
+def _vectors(store: Store, feed: str, distinct: Sequence[str], desk: Desk, before: Earlier, known: Known | None) -> Any:
+    """What is searched; what was kept before counts as compared among itself."""
+    if not before.pieces:
+        return StoredVectors(store, feed, distinct, desk, known)
+    own = StoredVectors(store, feed, ())
+    return Joined(own, before.pieces, distinct, desk, Known(NOTHING, sorted(before.pieces)))
+
+
+def _told(known: Known | None, before: Earlier) -> str:
+    if before.pieces:
+        kept = sum(len(outside.rows) for outside in before.pieces.values())
+        return f" among themselves and with {counted(kept, 'image')} kept before"
+    return f" with {counted(len(known.addresses), 'piece')} that were compared before" if known else ""
 
 
 def _known(store: Store, stage: Any, shelf: str, distinct: Sequence[str]) -> Known | None:
     """Of what was found among parts of this collection, at this floor or a lower one, that of the largest part."""
     best: Known | None = None
+    if not hasattr(stage, "similarity_floor"):
+        return None
     for candidate in store.shelf(stage.name, shelf):
         stored = store.get(stage.name, candidate, shelf)
         if stored is None or stored.header["open"] or stored.header["floor"] > stage.similarity_floor:

@@ -45,6 +45,7 @@ class SemanticDeduplicationStage(ProcessingStage):
     n_clusters: int | None = measures(None, ge=1)
     random_state: int = measures(0, ge=0)
     embedding: str | None = measures(None)
+    against: str | tuple[str, ...] | None = speeds(None)  # what lies there is in the address, and not the path
     max_pairs_per_row: int = speeds(256, ge=1)
     block_rows: int = speeds(2048, ge=16)
 

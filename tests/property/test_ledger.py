@@ -12,7 +12,7 @@ from curator.formats.base import Damage, Shard
 from curator.ledger import check, counts
 from curator.pairs.found import NEAR
 from curator.phases.book import book
-from curator.phases.columns import READ_SCHEMA, Samples
+from curator.phases.columns import READ_SCHEMA, Found, Samples
 from curator.phases.decide import Verdicts, compared, decide, follow_representatives
 from curator.phases.inputs import Known
 from curator.stages.dedup import SemanticDeduplicationStage
@@ -50,7 +50,7 @@ def test_inputs_are_kept_dropped_or_failed(sizes, seed, threshold, action):
         }
     )  # fmt: skip
     stages = [ImageReaderStage(), Brightness(score_threshold=threshold, action=action), SemanticDeduplicationStage()]
-    where = (found, np.zeros(count, np.int64), np.arange(count))
+    where = Found(found, np.zeros(count, np.int64), np.arange(count), 0)
     verdicts = decide(stages, table, {"dedup": where})
     ledger = book(Samples(table, shard, index), verdicts, shards, ["brightness"], "read")
     inputs = count + sum(s.damage is not None for s in shards)
