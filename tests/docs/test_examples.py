@@ -104,6 +104,19 @@ def test_an_example_runs_as_it_is_written(place, command):
         assert (place / "out/run.json").exists()
 
 
+@pytest.mark.xdist_group("examples")
+def test_the_page_on_duplicates_runs_as_it_is_written(place):
+    """New images against an earlier run: all of them were kept there, so none stays."""
+    shutil.copytree(place / "photos", place / "new")
+    assert run_command("input=photos/", "output=out_old", *DEMO, cwd=place).code == 0
+    page = (ROOT / "docs/dedup.md").read_text()
+    (command,) = re.findall(r"^curate .*$", page, re.MULTILINE)
+    ran = run_command(*shlex.split(command)[1:], *DEMO, "overwrite=true", cwd=place)
+    assert ran.code == 0, ran.said
+    assert " 0 kept" in ran.out
+    assert "kept before" in ran.err
+
+
 def test_the_trees_captions_match_the_disk():
     """What the README's tree names is there, and every module is named in it."""
     tree = re.search(r"```\ncurator/\n(.*?)\nconf ->", README, re.DOTALL)
