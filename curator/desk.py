@@ -8,7 +8,8 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,11 @@ import pyarrow as pa
 
 from curator.commit import explained
 from curator.errors import StoreError
-from curator.stage import Array
+from curator.stage import Array, Each
 from curator.store import Object, Store
 
 FOLDER = "scratch"
+EVERY_S = 10.0  # between two lines of a step
 
 
 def _silent(_: str) -> None:
@@ -39,6 +41,14 @@ class Desk:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"store": self.store, "name": self.name, "say": _silent}
+
+    def go(self, each: Each, fn: Callable[[Any], None], items: Sequence[Any]) -> None:
+        """Do a step's tasks, each of which lays down what it finds; a line now and then says how far it is."""
+        spoken = time.monotonic()
+        for done, _ in enumerate(each(fn, items), 1):
+            if time.monotonic() - spoken >= EVERY_S:
+                spoken = time.monotonic()
+                self.say(f"{fn.__name__.replace('_', ' ')}: {done:,} of {len(items):,} tasks")
 
     @property
     def folder(self) -> Path:

@@ -76,8 +76,7 @@ class Some:
 def with_margins(cells: Cells, each: Each) -> None:
     """Lay down the least margin of each cell's rows towards every centroid: (K, K) float32."""
     desk, groups = cells.layout.desk, _groups(cells)
-    for _ in each(measure_margins, [g for g in groups if not desk.has(f"margins-{g.first}")]):
-        pass
+    desk.go(each, measure_margins, [g for g in groups if not desk.has(f"margins-{g.first}")])
     if not desk.has("margins"):
         desk.put_array("margins", np.concatenate([desk.take_array(f"margins-{g.first}") for g in groups]))
 
@@ -86,8 +85,7 @@ def directed(cells: Cells, each: Each) -> tuple[Array, Array]:
     """(K, K) True where the rows of cell i look at cell j, and (K,) how many rows look at each."""
     desk, count, groups = cells.layout.desk, cells.count, _groups(cells)
     desk.make("visits", (count, int(cells.bits[-1])), np.uint8)
-    for _ in each(mark_visits, [g for g in groups if not desk.has(f"visits-{g.first}")]):
-        pass
+    desk.go(each, mark_visits, [g for g in groups if not desk.has(f"visits-{g.first}")])
     visits = np.concatenate([desk.take_array(f"visits-{g.first}") for g in groups])
     cost = visits.astype(np.float64) * np.diff(cells.start)[None, :]
     upper = np.triu(np.ones((count, count), bool), 1)

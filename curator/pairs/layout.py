@@ -72,9 +72,9 @@ class Part:
 
 def assigned(parts: Sequence[Part], each: Each) -> tuple[Array, Array]:
     """(N,) int32 home cell of every distinct row and (N,) float32 its cosine to the centroid."""
-    for _ in each(assign, [part for part in parts if not part.layout.desk.has(f"homes-{part.group.number}")]):
-        pass
-    tables = [part.layout.desk.take(f"homes-{part.group.number}") for part in parts]
+    desk = parts[0].layout.desk
+    desk.go(each, assign, [part for part in parts if not desk.has(f"homes-{part.group.number}")])
+    tables = [desk.take(f"homes-{part.group.number}") for part in parts]
     home, cosine = (np.concatenate([t.column(name).to_numpy() for t in tables]) for name in ("cell", "cosine"))
     return home, cosine
 
@@ -101,10 +101,10 @@ def placed(parts: Sequence[Part], each: Each) -> float:
 
     What it takes of whole rows is laid down as `rounding`.
     """
-    for _ in each(place, [part for part in parts if not part.layout.desk.has(f"placed-{part.group.number}")]):
-        pass
-    lost = np.stack([part.layout.desk.take_array(f"placed-{part.group.number}") for part in parts]).max(axis=0)
-    parts[0].layout.desk.put_array("rounding", lost[1:])
+    desk = parts[0].layout.desk
+    desk.go(each, place, [part for part in parts if not desk.has(f"placed-{part.group.number}")])
+    lost = np.stack([desk.take_array(f"placed-{part.group.number}") for part in parts]).max(axis=0)
+    desk.put_array("rounding", lost[1:])
     return float(lost[0])
 
 

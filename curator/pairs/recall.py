@@ -52,8 +52,7 @@ def narrowed(cells: Cells, wanted: float, least: float, seed: int, each: Each) -
     rng = np.random.default_rng(seed)
     who = np.sort(rng.permutation(count)[:ROWS])
     if not desk.has("truth"):
-        for _ in each(ask, [Asking(cells, who, least)]):
-            pass
+        desk.go(each, ask, [Asking(cells, who, least)])
     table = desk.take("truth")
     a, b = table.column("a").to_numpy(), table.column("b").to_numpy()
     order = rng.permutation(len(a))

@@ -99,8 +99,7 @@ def _searched(vectors: Vectors, each: Each, wanted: Wanted, old_pieces: Array | 
         if wanted.recall < 1:
             cells, truth = narrowed(cells, wanted.recall, least, wanted.seed, each)
     units = list(_units(cells, least, wanted, each))
-    for _ in each(compare, [unit for unit in units if not desk.has(f"near-{unit.number}")]):
-        pass
+    desk.go(each, compare, [unit for unit in units if not desk.has(f"near-{unit.number}")])
     return _gathered(folded, units, layout, order, home, cosine, truth)
 
 
@@ -124,13 +123,11 @@ def _prepared(
     if not desk.has("sample"):
         chosen = np.sort(np.argpartition(folded.order, size - 1)[:size])
         desk.put_array("chosen", chosen)
-        for _ in each(take_sample, [p for p in parts if not desk.has(f"sample-{p.group.number}")]):
-            pass
+        desk.go(each, take_sample, [p for p in parts if not desk.has(f"sample-{p.group.number}")])
         rows = np.concatenate([desk.take_array(f"sample-{p.group.number}") for p in parts])
         desk.put_array("sample", rows[np.argsort(folded.order[chosen], kind="stable")])
     if not desk.has("plan"):
-        for _ in each(plan, [Planning(desk, count, dims, wanted.floor, wanted.cells, wanted.seed)]):
-            pass
+        desk.go(each, plan, [Planning(desk, count, dims, wanted.floor, wanted.cells, wanted.seed)])
     found = desk.get("plan")
     assert found is not None, "it was just made"
     desk.say(f"dedup: {found.header['line']}")
