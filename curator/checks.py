@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from curator import machine
+from curator.custom import builtin_stage
 from curator.errors import CuratorError
 from curator.formats.paths import expanded
 from curator.models.weights import Fetchable
@@ -19,10 +21,14 @@ from curator.store import Store
 from curator.wiring import Plan
 
 
-def mistakes_of(stages: Sequence[ProcessingStage], settings: Settings) -> list[str]:
-    """Every mistake that can be seen without reading an image, however the stages fit together."""
+def mistakes_of(stages: Sequence[ProcessingStage], settings: Settings, whole: bool = True) -> list[str]:
+    """Every mistake that can be seen without reading an image, however the stages fit together.
+
+    Not `whole`: some stages could not be built.
+    """
     cluster = machine.mistakes_of(settings.cluster)
-    return [*_input(stages, settings), *_output(stages, settings), *_weights(stages), *cluster]
+    writes = not whole or (settings.write_images and any(s.has("write") for s in stages))
+    return [*_input(stages, settings), *_output(settings, writes), *_weights(stages), *cluster]
 
 
 def _input(stages: Sequence[ProcessingStage], settings: Settings) -> Iterator[str]:
@@ -31,9 +37,8 @@ def _input(stages: Sequence[ProcessingStage], settings: Settings) -> Iterator[st
         return
     try:
         skip = settings.no_input
-        lists = next((s for s in stages if s.has("list")), None)
-        if lists is not None:
-            lists.list(settings.inputs, skip)  # type: ignore[attr-defined]
+        lists: Any = next((s for s in stages if s.has("list")), None) or builtin_stage("partition")
+        lists.list(settings.inputs, skip)
     except CuratorError as error:
         yield from str(error).splitlines()
         return
@@ -54,7 +59,7 @@ def _inside(settings: Settings) -> Iterator[str]:
                 return
 
 
-def _output(stages: Sequence[ProcessingStage], settings: Settings) -> Iterator[str]:
+def _output(settings: Settings, writes: bool) -> Iterator[str]:
     if not settings.output:
         if not settings.dry_run:
             yield "output: must be given: the folder that takes shards/, ledger/ and run.json."
@@ -75,7 +80,6 @@ def _output(stages: Sequence[ProcessingStage], settings: Settings) -> Iterator[s
             f"output: {settings.output} holds something else than a run of Curator. Name another folder, or say "
             "overwrite=true to put the result beside it."
         )
-    writes = settings.write_images and any(s.kind == "writer" for s in stages)
     if not writes and "shards" in (output.run or {}).get("parts", []):
         yield (
             f"output: {settings.output} holds shards, and this run would write none in their place. Name another "

@@ -56,9 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(arguments)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tells of it at its end
         return 0
     except (CuratorError, KeyboardInterrupt, OSError) as error:
         told = in_words(error)

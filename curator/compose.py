@@ -5,14 +5,16 @@ A user's YAML is data: what would make Hydra itself call something in a multirun
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curator.errors import ConfigError
 from curator.quoting import typed_names
+from curator.wording import meant
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -77,8 +79,6 @@ def _plain(error: BaseException) -> str:
 
 def _missing(error: Any, config_dir: Path | None) -> str:
     """A recipe, stage or cluster that no file describes, and which there are."""
-    from curator.config import meant
-
     group, _, word = str(error.missing_cfg_file or "").rpartition("/")
     folders = [CONF / group, *([config_dir / group] if config_dir is not None else [])]
     names = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
@@ -105,10 +105,12 @@ def show_info(what: str, overrides: Sequence[str], config_dir: Path | None) -> N
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
-    with explained(config_dir):
+    told = io.StringIO()  # Hydra logs line by line, and each line that nobody reads any more would be an error
+    with explained(config_dir), redirect_stdout(told):
         hydra = Hydra.create_main_hydra2("curate", create_config_search_path(f"file://{CONF}"))
         hydra.show_info(what, "config", [*overrides, *search_path(config_dir)])
         GlobalHydra.instance().clear()
+    print(told.getvalue(), end="")
 
 
 def _calls(config: DictConfig) -> Iterator[str]:

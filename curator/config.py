@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,9 @@ from pydantic import ValidationError
 
 from curator.custom import BUILT_IN, stage_class
 from curator.errors import ConfigError, CuratorError
-from curator.settings import Settings, checked, plain
+from curator.settings import Settings, checked
 from curator.stage import ProcessingStage, fields_of
+from curator.wording import meant, plain
 
 NOT_SETTINGS = ("hydra", "sweep", "name")
 GROUPS = ("stages", "recipe", "experiment")  # of files that say by their first line where their settings stand
@@ -85,7 +85,8 @@ def built(name: str, node: Mapping[str, Any], config_dir: Path | None) -> Proces
     except ValidationError as error:
         mistakes += plain(error, f"{name}.")
     except CuratorError as error:
-        mistakes += [f"{name}: {line}" for line in str(error).splitlines()]
+        lines = str(error).splitlines()
+        mistakes += [line if line.startswith(f"{name}.") else f"{name}: {line}" for line in lines]
     if mistakes:
         raise ConfigError(mistakes)
     return stage
@@ -145,12 +146,6 @@ def known_stages(config_dir: Path | None) -> list[str]:
     return [*BUILT_IN, *sorted(path.stem for path in own)]
 
 
-def meant(word: str, words: Any) -> str:
-    """` Did you mean X?`, or nothing."""
-    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
-    return f" Did you mean {near[0]}?" if near else ""
-
-
 def _settings_mistakes(settings: Mapping[str, Any]) -> list[str]:
     cluster = settings.get("cluster")
     mistakes = []
@@ -168,15 +163,15 @@ def _settings_mistakes(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _further(stages: Sequence[ProcessingStage], nodes: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """Mistakes of the whole that show although some settings are wrong: where all stages could be built."""
-    if len(stages) != sum(isinstance(v, dict) and "_target_" in v for v in nodes.values()):
-        return []
+    """Mistakes of the whole that show although some settings are wrong: how stages fit where all could be built."""
+    from curator.checks import mistakes_of
     from curator.pipeline import check
 
-    try:
-        return check(stages, checked(settings))
-    except ConfigError:
-        return []
+    sound = {key: value for key, value in settings.items() if not _settings_mistakes({key: value})}
+    whole = len(stages) == sum(isinstance(v, dict) and "_target_" in v for v in nodes.values())
+    lines = check(stages, checked(sound)) if whole else mistakes_of(stages, checked(sound), whole=False)
+    wrong = set(settings) - set(sound)
+    return [line for line in lines if line.partition(":")[0] not in wrong]
 
 
 def _without_env(value: Any, raw: Any, config: Mapping[Any, Any]) -> Any:

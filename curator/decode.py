@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from curator.errors import Cause, ConfigError, Fault
 from curator.signatures import beginning, ends_early, format_of, frames_of, shrinks, webp_size
 from curator.stage import Array, Pixels
 from curator.upright import orientation, swaps_sides, upright
+from curator.wording import meant
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """The default of `read.formats`, by Pillow's names."""
@@ -38,9 +40,16 @@ Prepare = tuple[str, Pixels, Callable[[Image.Image], Any]]
 """A stage's name, what it needs, and its `prepare`."""
 
 
+@cache
+def _formats_of_pillow() -> tuple[str, ...]:
+    """The names of all formats that this Pillow opens."""
+    Image.init()
+    return tuple(Image.OPEN)
+
+
 @dataclass(frozen=True)
 class DecodeSettings:
-    """How images are decoded and what one may cost. Raises ConfigError for a format that is never decoded.
+    """How images are decoded and what one may cost. Raises ConfigError for a format that is never or not decoded.
 
     `exact`: the image as Pillow opens it, which is what open_clip sees: not turned, not converted, not scaled.
     `memory_bytes` counts above what a decoder holds when it is ready.
@@ -55,6 +64,13 @@ class DecodeSettings:
     def __post_init__(self) -> None:
         if never := sorted(_NEVER.intersection(self.formats)):
             raise ConfigError(f"read.formats: {', '.join(never)} is never decoded: vector formats run other programs.")
+        if not self.formats:
+            raise ConfigError(f"read.formats: must name one at least, of {', '.join(FORMATS)}.")
+        if unknown := [name for name in self.formats if name not in FORMATS and name not in _formats_of_pillow()]:
+            near = [f"{name}: no such format.{meant(name.upper(), _formats_of_pillow())}" for name in unknown]
+            raise ConfigError(
+                [f"read.formats: {line} Formats have Pillow's names: {', '.join(FORMATS)}." for line in near]
+            )
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,15 @@ def causes(ledger: pa.Table) -> str:
     return ", ".join(f"{row['values']} {row['counts']:,}" for row in counted)
 
 
+def reasons(ledger: pa.Table, most: int) -> list[tuple[str, str]]:
+    """The most frequent causes of failed rows, each with the reason of the first row that failed so."""
+    failed = ledger.filter(pc.equal(ledger.column("status"), "failed")).select(["cause", "reason"])
+    counted = sorted(pc.value_counts(failed.column("cause")).to_pylist(), key=lambda r: (-r["counts"], r["values"]))
+    causes = [row["values"] for row in counted[:most]]
+    rows = [pc.index(failed.column("cause"), cause).as_py() for cause in causes]
+    return [(cause, failed.column("reason")[row].as_py() or "") for cause, row in zip(causes, rows, strict=True)]
+
+
 def check(ledger: pa.Table, inputs: int, written: bool) -> None:
     """The invariants of every run; a broken one is a bug of Curator, and ends the run before anything is replaced."""
     total = counts(ledger)

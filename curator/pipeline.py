@@ -35,8 +35,9 @@ from curator.settings import DEMO_FOLDER, Settings, completed, settled
 from curator.stage import Each, ProcessingStage
 from curator.store import Store
 from curator.summary import summary_lines
+from curator.units import counted
 from curator.voice import Voice
-from curator.wiring import Plan, wire
+from curator.wiring import Plan, order_told, wire
 
 TRIES = 3  # a damaged object is set aside when it is met, and then measured again
 
@@ -88,6 +89,8 @@ class Pipeline:
                 voice.say(f"the demo's pictures are drawn first, into {DEMO_FOLDER}")
             draw_demo(Path(DEMO_FOLDER))
         plan = wired(stages, run_settings)
+        for line in order_told(plan):
+            voice.say(line)
         if run_settings.dry_run:
             return rehearsed(plan, run_settings, voice)
         with ExitStack() as stack:
@@ -159,6 +162,7 @@ class Run:
         verdicts = self._timed("decide", lambda: self._decided(rows, found))
         ledger = book(rows, verdicts, census.shards, self._score_columns(), self.plan.read.name)
         self._check_failures(ledger)
+        self._check_replaced(ledger)
         ledger, facts = self._timed("write", lambda: self._written(ledger, census))
         return self._committed(ledger, verdicts, facts, census, found, identity)
 
@@ -174,18 +178,30 @@ class Run:
         weights.have(self.plan, self.store, shards, self.settings.fingerprint, self.voice)
         damaged: list[str] = []
         for _ in range(TRIES):
+            census = measure(self.plan, self.store, shards, self.settings.fingerprint, self._each, self.voice)
+            damaged += self._told_damaged(census.damaged)
             try:
-                census = measure(self.plan, self.store, shards, self.settings.fingerprint, self._each, self.voice)
                 rows = gather(self.plan, self.store, census)
                 find_in = (self.plan, self.store, census)
                 finders = [s for s in self.plan.collections if s.has("find")]
                 found = {s.name: find(*find_in, s, self._each, self.voice.say) for s in finders}
-                census.damaged += damaged
+                census.damaged = damaged + self._told_damaged([])
                 return census, rows, found
             except Missing as missing:
-                damaged += self.store.damaged
-                self.voice.say(f"store: {missing} was damaged; it was set aside and is measured again")
+                damaged += (known := self._told_damaged([]))
+                if not known:
+                    self.voice.say(f"store: objects of {missing} went missing; they are measured again")
         raise OutsideError(f"{self.store.root}: objects are damaged as soon as they are written; is the disk sound?")
+
+    def _told_damaged(self, by_workers: Sequence[str]) -> list[str]:
+        """The objects that workers and this process found damaged since it was last asked; said in one line."""
+        found = list(dict.fromkeys([*by_workers, *self.store.taken_aside()]))
+        if found:
+            self.voice.say(
+                f"store: {counted(len(found), 'object')} {'was' if len(found) == 1 else 'were'} damaged, now in "
+                f"{self.settings.store}/damaged; what they held is measured again"
+            )
+        return found
 
     def _each(self, fn: Callable[[Any], Any], items: Any, **options: Any) -> Any:
         """`each` of a cluster that is started when the first task needs it: a re-decide never does."""
@@ -218,6 +234,25 @@ class Run:
                 f"more than max_failed={allowed:g} allows. Nothing was written; all measurements are kept. "
                 f"The causes: {ledgers.causes(ledger)}."
             )
+
+    def _check_replaced(self, ledger: pa.Table) -> None:
+        """Say which finished run is replaced; where its shards would go and none come, refuse."""
+        before = self.output.run
+        if before is None:
+            return
+        had, total = before.get("counts", {}), ledgers.counts(ledger)
+        writes = self.plan.writers and self.settings.write_images
+        if writes and not total["kept"] and "shards" in before.get("parts", []) and not self.settings.overwrite:
+            causes = f" ({ledgers.causes(ledger)})" if total["failed"] else ""
+            raise ConfigError(
+                f"output: {self.settings.output} holds the shards of {had.get('kept', 0):,} images, and this run keeps "
+                f"none of {counted(total['inputs'], 'input')}: {total['dropped']:,} dropped, {total['failed']:,} failed"
+                f"{causes}. Nothing was replaced, and what was measured is kept. Other thresholds, another output, or "
+                "overwrite=true to lose the shards."
+            )
+        given = before.get("config", {}).get("input")
+        of = ", ".join(given) if isinstance(given, list) else given
+        self.voice.say(f"{self.settings.output}: replaces the run of {of} ({had.get('kept', 0):,} kept)")
 
     def _written(self, ledger: pa.Table, census: Census) -> tuple[pa.Table, dict[str, Any]]:
         """Copy what is kept into `.next`, and the ledger beside it."""

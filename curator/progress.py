@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -83,6 +85,27 @@ class Progress:
         print(line, file=sys.stderr, flush=True)
 
 
+def terminal_width() -> int | None:
+    """Columns of the terminal that stdout goes to (or that COLUMNS names); None for a file or a pipe."""
+    if not sys.stdout.isatty() and not os.environ.get("COLUMNS"):
+        return None
+    return shutil.get_terminal_size((WIDEST, 24)).columns
+
+
+def folded(text: str) -> str:
+    """A text whose lines fit the terminal, broken between words; as it is where there is none."""
+    width = terminal_width()
+    if width is None:
+        return text
+    lines = [
+        textwrap.wrap(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        if len(line) > width
+        else [line]
+        for line in text.splitlines()
+    ]
+    return "\n".join(part for parts in lines for part in parts)
+
+
 def readable_seconds(seconds: float) -> str:
     """`8 s`, `3 min 20 s`, `2 h 05 min`."""
     whole = round(seconds)
@@ -103,7 +126,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         drawn.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
         drawn.add_row(*row)
-    width = min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)
+    width = min(terminal_width() or WIDEST, WIDEST)
     console = Console(width=width, highlight=False, no_color=True, markup=False, emoji=False)
     with console.capture() as captured:
         console.print(drawn)

@@ -13,6 +13,7 @@ from curator.cluster import ClusterSettings
 from curator.custom import builtin_stage
 from curator.errors import ConfigError
 from curator.stage import ProcessingStage
+from curator.wording import plain
 
 DEMO_FOLDER = ".curator/demo"
 
@@ -101,37 +102,3 @@ def completed(stages: list[ProcessingStage], say: Any) -> list[ProcessingStage]:
     if say is not None:
         say.say(f"added the stages that were not named: {', '.join(added)}")
     return stages
-
-
-def plain(error: ValidationError, prefix: str) -> list[str]:
-    """Pydantic's findings in plain words, one line each, `prefix` before the setting's name."""
-    lines = []
-    for fault in error.errors():
-        place = prefix + ".".join(str(part) for part in fault["loc"] if part != "str" and "[" not in str(part))
-        lines.append(f"{place.rstrip('.')}: {_words(fault)}")
-    return list(dict.fromkeys(lines))
-
-
-def _words(fault: Any) -> str:
-    context = fault.get("ctx", {})
-    given = fault.get("input")
-    words = {
-        "extra_forbidden": "no such setting",
-        "missing": "must be given",
-        "greater_than_equal": f"must be at least {context.get('ge')}, not {given!r}",
-        "greater_than": f"must be more than {context.get('gt')}, not {given!r}",
-        "less_than_equal": f"must be at most {context.get('le')}, not {given!r}",
-        "less_than": f"must be less than {context.get('lt')}, not {given!r}",
-        "literal_error": f"must be {context.get('expected')}, not {given!r}",
-        "float_parsing": f"must be a number, not {given!r}",
-        "float_type": f"must be a number, not {given!r}",
-        "int_parsing": f"must be a whole number, not {given!r}",
-        "int_type": f"must be a whole number, not {given!r}",
-        "int_from_float": f"must be a whole number, not {given!r}",
-        "finite_number": f"must be a finite number, not {given!r}",
-        "bool_parsing": f"must be true or false, not {given!r}",
-        "bool_type": f"must be true or false, not {given!r}",
-        "string_type": f"must be text, not {given!r}",
-        "value_error": str(context.get("error", fault["msg"])),
-    }
-    return words.get(fault["type"], f"{fault['msg']}, not {given!r}")

@@ -159,6 +159,11 @@ class Store:
         self._checked.add(seen)
         return True
 
+    def taken_aside(self) -> list[str]:
+        """The objects that this process found damaged since it was last asked."""
+        found, self.damaged = self.damaged, []
+        return found
+
     def _set_aside(self, path: Path, folder: str) -> None:
         place = self.root / "damaged"
         place.mkdir(exist_ok=True)

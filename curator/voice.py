@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from curator.commit import commit_bytes
-from curator.progress import Progress
+from curator.progress import Progress, folded
 
 
 class Voice:
@@ -50,7 +50,7 @@ class Voice:
     def show(self, text: str) -> None:
         """What came of it, as text of several lines, to stdout."""
         if not self.quiet and not self.brief:
-            print(text, flush=True)
+            print(folded(text), flush=True)
 
     def save(self, folder: Path, hydra: Mapping[str, str] | None) -> None:
         """Put the log, and the config as it was composed, into the output that is being made."""

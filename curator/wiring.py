@@ -127,6 +127,17 @@ def wire(stages: Sequence[ProcessingStage]) -> Plan:
     return plan
 
 
+def order_told(plan: Plan) -> list[str]:
+    """What a person may not expect of the order: filters decide first, wherever they are listed."""
+    lines = []
+    for position, stage in enumerate(plan.stages):
+        late = [s.name for s in plan.stages[position:] if s.has("keep")] if stage.has("choose") else []
+        if late:
+            which = f"{' and '.join(late)}, listed behind {stage.name}, {'decide' if len(late) > 1 else 'decides'}"
+            lines.append(f"{which} before it: no image is dropped for one that a filter drops")
+    return lines
+
+
 def _of_the_list(stages: Sequence[ProcessingStage]) -> Iterable[str]:
     names = [s.name for s in stages]
     for name in sorted({n for n in names if names.count(n) > 1}):

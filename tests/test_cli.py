@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -72,6 +74,8 @@ def test_all_mistakes_show_at_once_with_what_was_probably_meant(said):
         (["cluster.n_worker=2", READ_ONLY], "cluster.n_worker: no such setting. Did you mean n_workers?"),
         (["max_failed=1.5", READ_ONLY], "max_failed: must be at most 1.0, not 1.5"),
         (["read.formats=[EPS]", READ_ONLY], "vector formats run other programs"),
+        (["read.formats=[JPG]", READ_ONLY], "read.formats: JPG: no such format. Did you mean JPEG?"),
+        (["read.formats=[]", READ_ONLY], "read.formats: must name one at least"),
         (["embed.model=ViT-L-15"], "open_clip knows no model ViT-L-15. Did you mean"),
         (["read._target_=os.system", READ_ONLY], "names os.system, which is no stage of Curator"),
         (["stages=null"], "stages is chosen by name"),
@@ -96,6 +100,27 @@ def test_a_mistake_is_answered_in_words_with_exit_2(said, tmp_path, arguments, e
     assert code == 2
     assert "Traceback" not in text
     assert not (tmp_path / "out").exists()
+
+
+def test_paths_are_looked_at_although_a_setting_is_wrong(said, tmp_path):
+    """All mistakes at once: a stage that cannot be built hides neither a missing input nor a foreign output."""
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/one.doc").write_text("mine")
+    text = said(READ_ONLY, "read.max_pixels=many", "max_failed=3", "input=nowhere", "output=thesis")[1]
+    for line in (
+        "read.max_pixels: must be",
+        "max_failed: must be",
+        "nowhere: there is no such",
+        "holds something else",
+    ):
+        assert line in text
+
+
+def test_who_reads_only_the_first_lines_sees_no_traceback(tmp_path):
+    """`curate --info defaults | head`."""
+    command = f"{sys.executable} -m curator --info defaults | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr == ""
 
 
 def test_lists_may_have_blanks_and_quotes(said, tmp_path):
@@ -130,9 +155,6 @@ def test_help_and_errors_import_neither_torch_nor_dask(curate):
         "import sys; from curator.cli import main; main(['--help']); main(['stages=[partition,read]', 'x.y=1']); "
         "print([m for m in ('torch', 'distributed', 'open_clip') if m in sys.modules])"
     )
-    import subprocess
-    import sys
-
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
     for recipe in (

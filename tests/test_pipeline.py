@@ -277,13 +277,20 @@ def test_a_damaged_object_is_set_aside_and_measured_again(pipeline, tmp_path):
     truth = tree(tmp_path / "out", "shards", "ledger")
     objects = [p for p in (tmp_path / "store").rglob("*") if p.is_file() and not p.name.startswith((".", "FORMAT"))]
     assert {p.parent.parent.name for p in objects} >= {"read", "tiny", "first", "gathered", "dedup"}
+    told = 0
     for path in objects:
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 4
         path.write_bytes(content)
         shutil.rmtree(tmp_path / "out")
-        pipeline(stages, input=tmp_path / "a.tar")
+        result = pipeline(stages, input=tmp_path / "a.tar")
         assert tree(tmp_path / "out", "shards", "ledger") == truth, path
+        log = (tmp_path / "out/curator.log").read_text()
+        if not path.exists() or path.read_bytes() != content:  # what a run has no need of it does not look at
+            told += 1
+            assert str(path) in result.run["damaged_objects"]
+            assert f"damaged, now in {tmp_path / 'store'}/damaged; what they held is measured again" in log
+    assert told >= 3
 
 
 def test_duplicates_name_the_image_that_is_kept_for_them(pipeline, tmp_path):
@@ -405,6 +412,24 @@ def test_a_pipeline_without_sources_gets_them_and_says_so(tmp_path, cluster):
     assert len(pipeline.run(started=lambda _: cluster, voice=voice, **settings)) == 2
     assert any("added the stages that were not named: partition, read, write" in line for line in voice.lines)
     assert (tmp_path / "out/shards/00000.tar").exists()
+
+
+def test_shards_are_not_lost_to_a_run_that_keeps_nothing(pipeline, tmp_path):
+    """A threshold set too high must not delete a finished dataset: exit 2, unless overwrite=true; measured once."""
+    make_shard(tmp_path / "a.tar", make_samples(4))
+    make_shard(tmp_path / "bad.tar", {"x.jpg": b"", "y.jpg": b"no image"})
+    pipeline([*SOURCES, Brightness(), ImageWriterStage()], input=tmp_path / "a.tar")
+    before = tree(tmp_path / "out")
+    nothing = [*SOURCES, Brightness(score_threshold=2.0), ImageWriterStage()]
+    with pytest.raises(
+        ConfigError, match="holds the shards of 4 images, and this run keeps none of 4 inputs: 4 dropped"
+    ):
+        pipeline(nothing, input=tmp_path / "a.tar")
+    with pytest.raises(ConfigError, match=r"2 failed \(empty_file 1, not_an_image 1\)"):
+        pipeline([*SOURCES, ImageWriterStage()], input=tmp_path / "bad.tar")
+    assert tree(tmp_path / "out") == before
+    assert pipeline(nothing, input=tmp_path / "a.tar", overwrite=True).run["work"]["decoded"] == 0
+    assert not (tmp_path / "out/shards").exists()
 
 
 def test_zero_kept_rows_leave_no_empty_tar(pipeline, tmp_path):

@@ -82,7 +82,7 @@ class Partition:
         assert not self.unfinished, "every row of every piece is settled"
         in_stages = sum(self.outcome.seconds.values())
         self.outcome.seconds[self.read.name] = time.monotonic() - begin - in_stages
-        self.outcome.damaged += self.store.damaged
+        self.outcome.damaged += self.store.taken_aside()
         return self.outcome
 
     def _decoded(self, refs: Sequence[PieceRef]) -> Iterator[tuple[tuple[Piece, int], Decoded | Fault]]:
