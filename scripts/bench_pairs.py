@@ -154,7 +154,8 @@ def kmeans(made: Collection, k: int) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for label, watch, centroids in lines:
-        cells = peer.assigned(sample, np.ascontiguousarray(centroids, np.float32))
+        unit = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)  # ours are means, faiss's of length 1
+        cells = peer.assigned(sample, np.ascontiguousarray(unit, np.float32))
         share, largest = cells.pairs / pairs_of(len(sample)), np.bincount(cells.cell).max() / len(sample)
         shown.append(
             f"| {label} | {watch.seconds:.1f} | {watch.cpu:.1f} | {whole.seconds / watch.seconds:.1f} "
