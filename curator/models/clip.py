@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from curator import machine
-from curator.errors import ConfigError, WeightsError
+from curator.errors import ConfigError, OutsideError, WeightsError
 from curator.models import catalogue
 from curator.models.catalogue import Preprocessing
 from curator.models.checkpoints import tower_state
@@ -73,11 +73,21 @@ class ImageTower:
     preprocessing: Preprocessing
 
     def embed(self, pixels_BHWC: Array) -> Array:
-        """(B, H, W, 3) uint8 -> (B, D) float32, as open_clip's ToTensor, Normalize and encode_image."""
+        """(B, H, W, 3) uint8 -> (B, D) float32, as open_clip's ToTensor, Normalize and encode_image.
+
+        Raises OutsideError where the device's memory is too small: a smaller batch is not tried by itself, since the
+        shape of a batch is part of the result.
+        """
         import torch
 
-        with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
-            embedding: Array = self.module(self.normalised(pixels_BHWC)).float().cpu().numpy()
+        try:
+            with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+                embedding: Array = self.module(self.normalised(pixels_BHWC)).float().cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            raise OutsideError(
+                f"the memory of the {self.device} device is too small for batches of {len(pixels_BHWC)} images. What was "
+                "measured is kept: lower embed.model_inference_batch_size, or cluster.in_flight, and run again."
+            ) from error
         return embedding
 
     def normalised(self, pixels_BHWC: Array) -> Any:
