@@ -85,8 +85,8 @@ class ImageTower:
                 embedding: Array = self.module(self.normalised(pixels_BHWC)).float().cpu().numpy()
         except torch.OutOfMemoryError as error:
             raise OutsideError(
-                f"the memory of the {self.device} device is too small for batches of {len(pixels_BHWC)} images. What was "
-                "measured is kept: lower embed.model_inference_batch_size, or cluster.in_flight, and run again."
+                f"the memory of the {self.device} device is too small for batches of {len(pixels_BHWC)} images. What "
+                "was measured is kept: lower embed.model_inference_batch_size, or cluster.in_flight, and run again."
             ) from error
         return embedding
 
