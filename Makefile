@@ -1,6 +1,7 @@
 # make demo   makes the environment, installs, and runs the main job on pictures drawn on the spot
 # make test   makes the environment with what the tests need, and runs them all
 # make check  style, types, and who may import whom
+# make test-gpu-signatures  installs RAPIDS (5 GB) beside, and holds our calls against its signatures; needs no GPU
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTED := $(VENV)/.installed-dev
 
-.PHONY: demo test check clean
+.PHONY: demo test check test-gpu-signatures clean
 
 demo: $(INSTALLED)
 	$(BIN)/curate recipe=demo
@@ -20,6 +21,12 @@ check: $(TESTED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+test-gpu-signatures:
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/pip install --quiet --disable-pip-version-check pytest pytest-timeout \
+	  $$($(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['gpu'])")
+	.venv-gpu/bin/python -m pytest --noconftest tests/test_gpu_signatures.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -33,4 +40,4 @@ $(TESTED): pyproject.toml constraints.txt | $(BIN)/python
 	touch $@ $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-gpu build dist *.egg-info

@@ -15,3 +15,6 @@ class Compute(Protocol):
 
     def assign(self, rows_ND: Array, centroids_KD: Array) -> Array:
         """(N,) int32: the nearest centroid of each row, by Euclidean distance; near ties may fall either way."""
+
+    def order(self, cell_N: Array, new_N: Array) -> Array:
+        """(N,) int64: the rows sorted by cell, in it those that are not new first, then as they came."""

@@ -44,6 +44,10 @@ class CpuCompute:
             home, _ = _nearest(rows, torch.from_numpy(np.array(centroids_KD)))
             return home.to(torch.int32).numpy()
 
+    def order(self, cell_N: Array, new_N: Array) -> Array:
+        """(N,) int64 rows by cell, known ones first, then as they came."""
+        return np.lexsort((np.arange(len(cell_N)), new_N, cell_N))
+
 
 def _nearest(rows: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(N,) the nearest centroid of each row, and (N,) its squared distance less the row's own square."""
@@ -53,7 +57,7 @@ def _nearest(rows: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor,
     spare = -len(centroids) % RUN
     columns = torch.cat([centroids.to(rows.dtype), *(-p[:, None] for p in parts)], dim=1)
     never = torch.zeros(spare, columns.shape[1], dtype=rows.dtype)
-    never[:, -1] = -4  # of unit rows no product comes near it
+    never[:, -1] = -1e30
     columns = torch.cat([columns, never]).T.contiguous()
     wide = torch.ones(min(BLOCK, len(rows)), rows.shape[1] + len(parts), dtype=rows.dtype)
     room = torch.empty(len(wide), columns.shape[1], dtype=rows.dtype)

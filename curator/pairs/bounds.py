@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from curator.machine import good_at_bf16
-from curator.stage import Array
+from curator.stage import Array, Worker
 
 WIDTHS = (64, 96, 128, 192, 256)
 """Columns of a narrow product: leading coordinates and one for the rest. Multiples of what tensor cores take."""
@@ -29,6 +29,18 @@ WIDTHS = (64, 96, 128, 192, 256)
 STRIP = 1 << 22  # products looked at one by one at once: bounds what `candidates` holds beside its product
 FULL_SHARE = 1 / 256  # candidates of all pairs from which on the full product is cheaper than a check of each
 LONGEST = 1.0001  # of a unit vector's leading coordinates, rounded
+
+
+def settle(worker: Worker) -> None:
+    """Make torch's products what the bounds take them for: summed in float32, and on a GPU not in TF32 or bfloat16.
+
+    cuBLAS may else add parts of a bfloat16 product in bfloat16, and round the factors of a float32 one.
+    """
+    import torch
+
+    torch.set_num_threads(worker.threads)
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 @dataclass(frozen=True)

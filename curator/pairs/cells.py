@@ -27,11 +27,11 @@ import numpy as np
 
 from curator import here
 from curator.machine import good_at_bf16
-from curator.pairs.bounds import tensor
+from curator.pairs.bounds import settle, tensor
 from curator.pairs.layout import Layout
 from curator.stage import Array, Each
 
-PRODUCT_ROUNDING = 2.0**-9  # half the last place of a bfloat16 product below 1, as those with centroids are
+PRODUCT_ROUNDING = 2.0**-9  # half the last place of a bfloat16 product below 1; twice that below 2, and so on
 CELLS_TOGETHER = 32
 BLOCK = 4096
 
@@ -152,7 +152,7 @@ def _margins(some: Some) -> Iterator[tuple[list[tuple[int, slice]], Any]]:
     import torch
 
     cells, device = some.cells, here.this_worker().device
-    torch.set_num_threads(here.this_worker().threads)
+    settle(here.this_worker())
     kind = torch.bfloat16 if good_at_bf16(device) else torch.float32
     exact = torch.from_numpy(np.array(cells.layout.desk.take_array("centroids")))
     centroids = exact.bfloat16()
@@ -160,7 +160,8 @@ def _margins(some: Some) -> Iterator[tuple[list[tuple[int, slice]], Any]]:
     longest = float(exact.double().norm(dim=1).max())
     centroids = centroids.to(device, kind)
     lost = float(cells.layout.desk.take_array("rounding")[0])
-    off = lost * longest + lost_centroid * (1 + lost) + PRODUCT_ROUNDING + 1e-4
+    rounding = PRODUCT_ROUNDING * 2.0 ** max(0, math.ceil(math.log2(max(longest, 1e-30) * 1.01)))
+    off = lost * longest + lost_centroid * (1 + lost) + rounding + 1e-4 * max(1.0, longest)
     rows_ND, end = cells.layout.rows(), int(cells.start[some.last])
     begin = int(cells.start[some.first])
     room = torch.empty(cells.count * min(BLOCK, max(1, end - begin)), dtype=kind, device=device)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from curator import here
 from curator.compute import compute_for
 from curator.desk import Desk
-from curator.pairs.bounds import leads_of
+from curator.pairs.bounds import leads_of, settle
 from curator.pairs.fold import Group
 from curator.stage import Array, Each
 
@@ -84,7 +84,7 @@ def assign(part: Part) -> None:
     desk = part.layout.desk
     centroids = desk.take_array("centroids")
     lengths = np.linalg.norm(centroids, axis=1)
-    compute = compute_for(here.this_worker().device)
+    compute = compute_for(here.this_worker().device.partition(":")[0])
     homes, cosines = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
     for _, rows in part.rows():
         home = compute.assign(rows, centroids) if len(centroids) > 1 else np.zeros(len(rows), np.int32)
@@ -111,6 +111,7 @@ def placed(parts: Sequence[Part], each: Each) -> float:
 def place(part: Part) -> None:
     """Lay one group's rows down, each at its position."""
     layout, device = part.layout, here.this_worker().device
+    settle(here.this_worker())
     position = layout.desk.take_array("positions")
     rotation = layout.desk.take_array("rotation") if layout.desk.has("rotation") else None
     lost = np.zeros(2)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from curator import here
 from curator.compute import compute_for
 from curator.desk import Desk
-from curator.pairs.bounds import WIDTHS, as_tensor, directions_of, leads_of, least_product
+from curator.pairs.bounds import WIDTHS, as_tensor, directions_of, leads_of, least_product, settle
 from curator.stage import Array
 
 CELLS_FROM = 150_000  # rows from which cells are considered
@@ -57,6 +57,7 @@ def sample_size(count: int, cells: int | None) -> int:
 def plan(job: Planning) -> None:
     """Lay down `rotation` (or none), `centroids`, and `plan` with the number of cells, the width and one line."""
     sample = job.desk.take_array("sample")
+    settle(here.this_worker())
     device = here.this_worker().device.partition(":")[0]
     width, pair_cost = _width(sample, job, device)
     cells, centroids, told = _cells(sample, job, device, pair_cost)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from curator import here
-from curator.pairs.bounds import FullProducts, as_tensor, candidates
+from curator.pairs.bounds import FullProducts, as_tensor, candidates, settle
 from curator.pairs.cells import Cells
 from curator.pairs.exact import cosines
 from curator.stage import Array, Each
@@ -70,6 +70,7 @@ def ask(asking: Asking) -> None:
     import torch
 
     cells, device = asking.cells, here.this_worker().device
+    settle(here.this_worker())
     rows, leads, who = cells.layout.rows(), cells.layout.leads(), asking.who
     parts = []
     with torch.inference_mode():

@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from curator import here
+from curator.compute import compute_for
 from curator.desk import Desk
-from curator.pairs.bounds import FullProducts, as_tensor, candidates, least_product
+from curator.pairs.bounds import FullProducts, as_tensor, candidates, least_product, settle
 from curator.pairs.cells import Cells, directed, visitors, with_margins
 from curator.pairs.exact import cosines
 from curator.pairs.fold import Folded, Group, fold, groups_of
@@ -89,7 +90,7 @@ def _searched(vectors: Vectors, each: Each, wanted: Wanted, old_pieces: Array | 
     is_new = np.ones(count, bool) if old_pieces is None else ~_any_old(folded, old_pieces)
     layout, parts = _prepared(vectors, groups, folded, wanted, each)
     home, cosine = assigned(parts, each)
-    order, cells = _ordered(layout, home, is_new, wanted)
+    order, cells = _ordered(layout, home, is_new, wanted, each)
     desk.make("rows", (count, layout.dims), np.float16)
     desk.make("leads", (count, layout.width), np.uint16)
     lost = placed(parts, each)
@@ -144,11 +145,14 @@ def take_sample(part: Part) -> None:
     desk.put_array(f"sample-{part.group.number}", rows.astype(np.float16))
 
 
-def _ordered(layout: Layout, home: Array, is_new: Array, wanted: Wanted) -> tuple[Array, Cells]:
+def _ordered(layout: Layout, home: Array, is_new: Array, wanted: Wanted, each: Each) -> tuple[Array, Cells]:
     """The row at each position, by cell, known ones first; lays down what tasks need of it."""
     desk = layout.desk
     count = len(desk.take_array("centroids"))
-    order = np.lexsort((np.arange(len(home)), is_new, home))
+    if not desk.has("order"):
+        desk.put("cells", pa.table({"cell": home, "new": is_new.astype(np.uint8)}))
+        desk.go(each, sort_rows, [desk])
+    order = np.array(desk.take_array("order"))
     position = np.empty(len(order), np.int64)
     position[order] = np.arange(len(order))
     desk.put_array("positions", position)
@@ -156,6 +160,13 @@ def _ordered(layout: Layout, home: Array, is_new: Array, wanted: Wanted) -> tupl
     desk.put_array("starts", np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
     desk.put_array("old", np.bincount(home[~is_new], minlength=count).astype(np.int64))
     return order, Cells(layout, count, wanted.floor)
+
+
+def sort_rows(desk: Desk) -> None:
+    """Lay down the rows in the order of the search."""
+    table = desk.take("cells")
+    cell, new = (table.column(name).to_numpy() for name in ("cell", "new"))
+    desk.put_array("order", compute_for(here.this_worker().device.partition(":")[0]).order(cell, new))
 
 
 def _units(cells: Cells, least: float, wanted: Wanted, each: Each) -> Iterator[Unit]:
@@ -192,7 +203,7 @@ def compare(unit: Unit) -> None:
     import torch
 
     worker = here.this_worker()
-    torch.set_num_threads(worker.threads)
+    settle(worker)
     comparison = Comparison(unit, worker.device)
     with torch.inference_mode():
         for span in unit.spans:
