@@ -32,8 +32,9 @@ from PIL import Image
 
 from curator import Pipeline, SemanticDeduplicationStage
 from curator.custom import stage_class
-from curator.pairs.representatives import keep_representatives
-from curator.stages.dedup import ranks
+from curator.pairs.found import NEAR, SAME, Found
+from curator.pairs.ranking import ranks
+from curator.pairs.representatives import Pairs, keep_representatives
 from curator.store import Store
 from curator.voice import Voice
 
@@ -56,14 +57,14 @@ def found_similarity(store: Path, count: int) -> np.ndarray:
     """(N, N) the cosines that dedup found and stored; 0 below the floor, where it looks for none."""
     (path,) = (store / "dedup").glob("*/*")
     table = Store(store).get("dedup", path.name, path.parent.name).table
-    columns = {name: table.column(name).to_numpy() for name in table.column_names}
-    if columns["piece_a"].any() or columns["piece_b"].any():
+    near, same = (Found(table).of_kind(kind) for kind in (NEAR, SAME))
+    if np.asarray(table.column("piece_a")).any():
         raise SystemExit("more images than one piece holds: rows of pieces are not the ledger's")
-    a, b, same = columns["row_a"], columns["row_b"], columns["same"]
+    a, b = (near.column(f"row_{side}").to_numpy() for side in "ab")
     similarity = np.eye(count)
-    similarity[a, b] = similarity[b, a] = columns["similarity"]
+    similarity[a, b] = similarity[b, a] = near.column("similarity").to_numpy()
     first = np.arange(count)  # images with one vector: dedup lists the pairs of the first of them
-    first[b[same]] = a[same]
+    first[same.column("row_b").to_numpy()] = same.column("row_a").to_numpy()
     return similarity[np.ix_(first, first)]
 
 
@@ -123,7 +124,7 @@ def main() -> None:
     rank = ranks({n: ledger.column(n).to_numpy() for n in ("width", "height", "bytes")}, None, len(keys))
     for most in DISTANCES:
         a, b = np.nonzero(np.triu(distance <= most, 1))
-        by, _ = keep_representatives(len(keys), a, b, -distance[a, b].astype(float), rank)
+        by, _ = keep_representatives(len(keys), Pairs.of(a, b, -distance[a, b].astype(float), rank), rank)
         print(line(f"pHash, distance <= {most}", distance <= most, group, by))
 
 

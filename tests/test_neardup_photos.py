@@ -13,6 +13,7 @@ import pytest
 
 from curator import Pipeline, SemanticDeduplicationStage
 from curator.custom import stage_class
+from curator.pairs.found import NEAR, SAME, Found
 from curator.store import Store, vectors_of
 from curator.voice import Voice
 from tests.conftest import ROOT, shared
@@ -43,7 +44,7 @@ def photos(tmp_path_factory, cluster):
         truth = {row["key"]: row["group"] for row in csv.DictReader(file)}
     (pairs,), (vectors,) = ((place / "store" / stage).glob("*/*") for stage in ("dedup", "lite"))
     store = Store(place / "store")
-    found = store.get("dedup", pairs.name, pairs.parent.name).table
+    found = Found(store.get("dedup", pairs.name, pairs.parent.name).table)
     emb_ND, _ = vectors_of(store.get("lite", vectors.name).table)
     unit = emb_ND / np.linalg.norm(emb_ND.astype(np.float64), axis=1, keepdims=True)
     group = np.array([truth[key] for key in keys])
@@ -56,9 +57,10 @@ def photos(tmp_path_factory, cluster):
 )
 def test_pairs_of_photos_above_a_threshold_are_copies_and_copies_are_pairs(photos, threshold, precision, recall):
     """Of all pairs in 40 groups of 11 a plain pHash finds 0.31 at precision 1, and 0.40 at 0.987."""
-    assert not any(photos.found.column("same").to_pylist())
-    near = photos.found.column("similarity").to_numpy() >= threshold
-    a, b = (photos.group[photos.found.column(f"row_{side}").to_numpy()[near]] for side in "ab")
+    assert photos.found.of_kind(SAME).num_rows == 0
+    pairs = photos.found.of_kind(NEAR)
+    near = pairs.column("similarity").to_numpy() >= threshold
+    a, b = (photos.group[pairs.column(f"row_{side}").to_numpy()[near]] for side in "ab")
     _, size = np.unique(photos.group, return_counts=True)
     copies = (size * (size - 1) // 2).sum()
     assert copies == 2200
