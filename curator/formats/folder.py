@@ -1,4 +1,4 @@
-"""A folder of images is one shard: every image below it a sample, with the `.txt` and `.json` of the same stem.
+"""A folder of images is one shard: every image below it a sample, with all files of the same stem that are no images.
 
 Tars below it are shards of their own; dot-names, and folders that are no input, are passed over.
 """
@@ -22,7 +22,7 @@ from curator.units import readable
 IMAGE_SUFFIXES = frozenset(
     b"avif bmp dib gif jfif jpe jpeg jpg png tif tiff webp heic heif jp2 jxl ico psd eps svg pdf".split()
 )
-SIDECARS = frozenset((b"txt", b"json"))
+TEXTS = frozenset((b"txt", b"json"))  # never looked into for an image
 MAGIC = 32  # bytes that tell an image
 GONE = -1  # the size of a link to nothing
 
@@ -45,13 +45,13 @@ class FolderReader:
         images = [name for name in names if is_image(shard.path, name)]
         stems = Counter(map(stem_of, images))
         beside: dict[bytes, list[bytes]] = defaultdict(list)
-        for name in names:
-            if suffix_of(name) in SIDECARS and stem_of(name) in stems:
+        for name in names.keys() - set(images):
+            if stem_of(name) in stems:
                 beside[stem_of(name)].append(name)
         samples = []
         for name in images:
             stem = stem_of(name)
-            members = tuple(_member(shard, n, names[n], max_bytes) for n in (name, *beside[stem]))
+            members = tuple(_member(shard, n, names[n], max_bytes) for n in (name, *sorted(beside[stem])))
             samples.append(Sample(name if stems[stem] > 1 else stem, members))
         unused = len(names) - len(images) - sum(map(len, beside.values()))
         damage = _damage(shard, passed.lost)
@@ -156,7 +156,7 @@ def suffix_of(name: bytes) -> bytes:
 def is_image(folder: str, name: bytes) -> bool:
     """A known suffix, or an image's first bytes under an unknown one."""
     suffix = suffix_of(name)
-    if suffix in IMAGE_SUFFIXES or suffix in SIDECARS:
+    if suffix in IMAGE_SUFFIXES or suffix in TEXTS:
         return suffix in IMAGE_SUFFIXES
     try:
         with open(Path(folder) / os.fsdecode(name), "rb") as file:

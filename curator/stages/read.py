@@ -25,7 +25,7 @@ class ImageReaderStage(ProcessingStage):
     """Read WebDataset tars with any image suffix and any order of members, and folders of images."""
 
     called: ClassVar[str] = "read"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     ignored: ClassVar[tuple[str, ...]] = ("dali_batch_size", "num_threads", "num_gpus_per_worker")
 
     exact: bool = measures(False)
