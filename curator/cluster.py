@@ -357,7 +357,9 @@ def _is_not_dasks(record: logging.LogRecord) -> bool:
 
 def _named(item: Any) -> str:
     """What a task was about, short enough for one line."""
-    text = repr(item[1] if isinstance(item, tuple) and len(item) > 1 else item)
+    about = item[1] if isinstance(item, tuple) and len(item) > 1 else item
+    parts = about if isinstance(about, tuple) else (about,)
+    text = "; ".join(str(part) for part in parts[:3]) + (" ..." if len(parts) > 3 else "")
     return text if len(text) < 300 else text[:300] + "..."
 
 

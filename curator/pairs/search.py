@@ -66,6 +66,9 @@ class Unit:
     most_per_row: int
     block_rows: int
 
+    def __str__(self) -> str:
+        return f"near pairs of rows {self.spans[0].first:,} to {self.spans[-1].last - 1:,}"
+
 
 def search(vectors: Vectors, each: Each, wanted: Wanted) -> Searched:
     """All pairs at or above the floor; those that `vectors.known` has are taken over."""

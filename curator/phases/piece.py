@@ -47,6 +47,9 @@ class PieceRef:
     content: str | None
     stamp: str  # the shard's, when it was indexed
 
+    def __str__(self) -> str:
+        return f"{self.shard.given}, samples {self.first:,} to {self.last - 1:,}"
+
 
 class Piece:
     """One piece while it is measured: what is wanted of it, and what came so far."""
