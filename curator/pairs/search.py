@@ -30,7 +30,9 @@ from curator.stage import Array, Each, Vectors
 
 TASK_PAIRS = 4e9  # pairs of rows that one task looks at, about
 TOGETHER = 512  # rows up to which small cells are looked at together
-CHUNK = 8192  # visitors at once of a full block; of a smaller one more
+CHUNK = {"cpu": 8192, "cuda": 131_072}  # rows that are compared with a full block at once; with a smaller one more
+MOST_AT_ONCE = 131_072
+ON_DEVICE = 0.25  # share of a GPU's memory up to which all coordinates lie there
 
 
 @dataclass(frozen=True)
@@ -229,20 +231,30 @@ class Comparison:
         self.similarity: list[Array] = []
         self.crowded: list[Array] = []
         self.room: Any = None
+        self.chunk = CHUNK[device.partition(":")[0]]
+        on_gpu = device.startswith("cuda")
+        self.whole = here.keep(("leads", self.desk.name), lambda: on_device(self.leads, device)) if on_gpu else None
 
     def span(self, span: Span) -> None:
         """Compare these rows with all that must look at them, and with those before them in their own cells."""
         first, last = span.first, span.last
-        coordinates = as_tensor(self.leads[first:last], self.device)
+        coordinates = self._coordinates(slice(first, last))
         self.full = FullProducts(self.rows, first, last, self.cells.floor, self.device)
         others = np.concatenate([np.arange(int(self.cells.start[span.cell]), first), self._visitors(span)])
         if self.old.any() and not self._is_new(np.arange(first, last)).any():
             others = others[self._is_new(others)]
         else:
             self._compared(np.arange(first, last), coordinates, first, last, triangle=True)
-        chunk = CHUNK * self.unit.block_rows // (last - first)
+        chunk = min(MOST_AT_ONCE, self.chunk * self.unit.block_rows // (last - first))
         for at in range(0, len(others), chunk):
             self._compared(others[at : at + chunk], coordinates, first, last)
+
+    def _coordinates(self, who: slice | Array) -> Any:
+        if self.whole is None:
+            return as_tensor(self.leads[who], self.device)
+        import torch
+
+        return self.whole[who if isinstance(who, slice) else torch.from_numpy(who).to(self.whole.device)]
 
     def _visitors(self, span: Span) -> Array:
         if self.way is None:
@@ -262,7 +274,7 @@ class Comparison:
 
         floor = self.cells.floor
         try:
-            mine = theirs if triangle else as_tensor(self.leads[who], self.device)
+            mine = theirs if triangle else self._coordinates(who)
             full = self.full.of(who)
             found = candidates(
                 mine, theirs, self.unit.least, full, self.unit.most_per_row, triangle, self._room(theirs)
@@ -289,7 +301,7 @@ class Comparison:
         import torch
 
         if self.room is None:
-            self.room = torch.empty(CHUNK * self.unit.block_rows, dtype=like.dtype, device=like.device)
+            self.room = torch.empty(self.chunk * self.unit.block_rows, dtype=like.dtype, device=like.device)
         return self.room
 
     def lay_down(self) -> None:
@@ -300,6 +312,17 @@ class Comparison:
         a, b = (np.concatenate([nothing, *parts]) for parts in (self.a, self.b))
         columns = {"a": a, "b": b, "similarity": np.concatenate([np.zeros(0), *self.similarity])}
         self.desk.put(f"near-{self.unit.number}", pa.table(columns))
+
+
+def on_device(leads_NW: Array, device: str) -> Any:
+    """All coordinates as a tensor on a GPU where they fit, else None: rows are then sent as they are needed.
+
+    A product on a GPU takes less time than the way of its factors to it.
+    """
+    import torch
+
+    fits = leads_NW.nbytes <= ON_DEVICE * torch.cuda.get_device_properties(device).total_memory
+    return as_tensor(leads_NW, device) if fits else None
 
 
 def _gathered(

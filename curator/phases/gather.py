@@ -102,11 +102,13 @@ def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, log: 
     if stored is None:
         if missing := [a for a in own if store.get(feed, a) is None]:
             raise Missing(f"{feed} {missing[0]}")
-        desk = Desk(store, address.tagged("desk", [place, speeds_of(stage)])[:32], log)
+        known = _known(store, stage, shelf, own)
+        kind = [place, speeds_of(stage), sorted(known.addresses) if known is not None else []]
+        desk = Desk(store, address.tagged("desk", kind)[:32], log)
         with desk.held():
             stored = _stored(store, stage, shelf, place, collection)  # by another run, while this one waited
             if stored is None:
-                vectors = _vectors(store, feed, distinct, desk, before, _known(store, stage, shelf, own))
+                vectors = _vectors(store, feed, distinct, desk, before, known)
                 compared = _rows_of(census, inputs, set(own) - set(vectors.known.addresses if vectors.known else ()))
                 log(f"{stage.name}: comparing {counted(compared, 'image')}{_told(vectors.known, before)}")
                 begin = time.monotonic()

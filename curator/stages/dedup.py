@@ -47,7 +47,7 @@ class SemanticDeduplicationStage(ProcessingStage):
     embedding: str | None = measures(None)
     against: str | tuple[str, ...] | None = speeds(None)  # what lies there is in the address, and not the path
     max_pairs_per_row: int = speeds(256, ge=1)
-    block_rows: int = speeds(2048, ge=16)
+    block_rows: int = speeds(2048, ge=16, le=8192)
 
     @model_validator(mode="after")
     def _possible(self) -> SemanticDeduplicationStage:
