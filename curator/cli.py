@@ -76,7 +76,7 @@ def in_words(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, CuratorError):
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted; what was measured is kept. Run the same command again to go on."
+        return 130, "interrupted; what was stored is kept, piece by piece. Run the same command again to go on."
     if isinstance(error, OSError) and error.errno in OUTSIDE:
         return 4, str(explained(error, Path(str(error.filename or "a file"))))
     return None

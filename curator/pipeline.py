@@ -42,7 +42,7 @@ from curator.wiring import Plan, order_told, wire
 TRIES = 3  # a damaged object is set aside when it is met, and then measured again
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What came of a run: the ledger, its counts, and the lines that were shown at the end."""
 
@@ -54,6 +54,10 @@ class Result:
 
     def __len__(self) -> int:
         return int(self.counts["kept"])
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name} {self.counts[name]:,}" for name in ("inputs", "kept", "dropped", "failed"))
+        return f"Result({told}{f', in {self.output}' if self.output is not None else ''})"
 
 
 class Pipeline:

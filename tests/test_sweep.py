@@ -173,7 +173,7 @@ def test_an_interrupted_sweep_keeps_what_it_has_and_says_where_it_stopped(shards
             assert any("job 2" in line for line in running.stderr)
             time.sleep(1)
             running.send_signal(signal.SIGINT)
-            assert "interrupted; what was measured is kept" in running.stderr.read()
+            assert "interrupted; what was stored is kept" in running.stderr.read()
             assert running.wait(60) == 130
         finally:
             running.kill()

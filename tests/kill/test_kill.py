@@ -110,7 +110,7 @@ def test_ctrl_c_ends_a_run_quickly_and_leaves_no_process(place):
     _, said = run.communicate(timeout=30)
     assert time.monotonic() - begin < 15
     assert run.returncode == 130
-    assert "interrupted; what was measured is kept" in said
+    assert "interrupted; what was stored is kept" in said
     assert "Traceback" not in said
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
