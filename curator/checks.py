@@ -28,7 +28,8 @@ def mistakes_of(stages: Sequence[ProcessingStage], settings: Settings, whole: bo
     """
     cluster = machine.mistakes_of(settings.cluster)
     writes = not whole or (settings.write_images and any(s.has("write") for s in stages))
-    return [*_input(stages, settings), *_output(settings, writes), *_weights(stages), *cluster]
+    places = [*_input(stages, settings), *_output(settings, writes), *_folder("store", settings.store)]
+    return [*places, *_weights(stages), *cluster]
 
 
 def _input(stages: Sequence[ProcessingStage], settings: Settings) -> Iterator[str]:
@@ -59,14 +60,27 @@ def _inside(settings: Settings) -> Iterator[str]:
                 return
 
 
+def _folder(name: str, given: str) -> Iterator[str]:
+    """What is wrong with a folder that will be written to, as far as it can be told by looking."""
+    path = Path(os.path.realpath(given))
+    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not nearest.is_dir():
+        yield f"{name}: {given} cannot be a folder: {nearest} is a file. Name another."
+    elif not os.access(nearest, os.W_OK) or nearest.is_relative_to("/proc"):
+        yield f"{name}: {given} cannot be written: no permission in {nearest}. Name another."
+
+
 def _output(settings: Settings, writes: bool) -> Iterator[str]:
     if not settings.output:
         if not settings.dry_run:
             yield "output: must be given: the folder that takes shards/, ledger/ and run.json."
         return
     output = Output(settings.output)
-    if output.folder.is_file():
-        yield f"output: {settings.output} is a file; name a folder."
+    if unusable := list(_folder("output", settings.output)):
+        yield from unusable
+        return
+    if settings.store_folder == output.folder or settings.store_folder in output.folder.parents:
+        yield f"output: {settings.output} lies in the store, {settings.store}; name a folder outside."
         return
     if settings.overwrite:
         if output.is_foreign and (own := [p for p in ("shards", "ledger") if (output.folder / p).exists()]):

@@ -61,7 +61,7 @@ def explained(config_dir: Path | None = None) -> Iterator[None]:
     except MissingConfigException as error:
         raise ConfigError(_missing(error, config_dir)) from error
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_plain(error)) from error
+        raise ConfigError(_not_there(error, config_dir) or _plain(error)) from error
     except YAMLError as error:
         raise ConfigError(f"config: {' '.join(str(error).split())}") from error
 
@@ -75,6 +75,16 @@ def _plain(error: BaseException) -> str:
         text = f"{text.split(' See ')[0]} Put the value in quotes of its own: 'name=\"value\"'."
     cause = error.__cause__
     return f"{text} ({' '.join(str(cause).split())})" if cause is not None and str(cause) not in text else text
+
+
+def _not_there(error: BaseException, config_dir: Path | None) -> str | None:
+    """`~dedpu`: a stage that is to be taken out, and is not there."""
+    found = re.search(r"Could not delete from config\. '([^']+)' does not exist", str(error))
+    if found is None:
+        return None
+    folders = [CONF / "stages", *([config_dir / "stages"] if config_dir is not None else [])]
+    names = [path.stem for folder in folders for path in folder.glob("*.yaml")]
+    return f"~{found[1]}: there is no {found[1]} to take out.{meant(found[1], names)}"
 
 
 def _missing(error: Any, config_dir: Path | None) -> str:

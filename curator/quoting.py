@@ -54,10 +54,10 @@ def _prepared(override: str, multirun: bool) -> str:
     if plain in GROUPS and (value.strip() in ("", "null") or re.fullmatch(r"[\d.]+|true|false", value.strip())):
         raise ConfigError(f"{override}: {plain} is chosen by name. `curate --help` lists them.")
     if plain in GROUPS and not multirun and _commas(value):
-        raise ConfigError(
-            f"{override}: a list is written in brackets, '{plain}=[{value}]'; values with commas between them are a "
-            "sweep, and that needs -m."
-        )
+        listed = f"a list is written in brackets, '{plain}=[{value}]'; " if plain == "stages" else ""
+        raise ConfigError(f"{override}: {listed}values with commas between them are a sweep, and that needs -m.")
+    if plain == "output" and multirun and _commas(value) and not Path(value).exists():
+        raise ConfigError(f"{override}: a sweep has one output, with a folder in it for each job.")
     if plain.rpartition(".")[2] in PATHS:
         value = _quoted(plain, value, multirun)
     elif _commas(value) and not multirun:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from curator.cluster import ClusterSettings
 from curator.custom import builtin_stage
@@ -37,10 +37,19 @@ class Settings(BaseModel):
     write_images: bool = True
     demo: bool = False
 
+    @field_validator("input", "output", "store", mode="before")
+    @classmethod
+    def _at_home(cls, given: Any) -> Any:
+        """A leading `~` that no shell has expanded, behind `input=` say, is the user's home."""
+        if isinstance(given, list | tuple):
+            return tuple(cls._at_home(one) for one in given)
+        return os.path.expanduser(given) if isinstance(given, str) and given.startswith("~/") else given
+
     @property
     def inputs(self) -> tuple[str, ...]:
         """The input as a list, as the user wrote it."""
-        return (self.input,) if isinstance(self.input, str) else tuple(self.input or ())
+        given = (self.input,) if isinstance(self.input, str) else tuple(self.input or ())
+        return tuple(one for one in given if one)
 
     @property
     def no_input(self) -> list[Path]:

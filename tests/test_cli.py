@@ -271,3 +271,28 @@ def test_a_mistake_in_a_users_yaml_names_the_file(said, tmp_path):
     text = said(*given, "read.format=[PNG]")[1]
     assert "curate: recipe/mine.yaml: read.max_pixel: no such setting. Did you mean max_pixels?" in text
     assert "curate: read.format: no such setting. Did you mean formats?" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["input=links", "output=o"], "links holds no tar and no image. Links to folders in it are not followed"),
+        (["input=in", "output=afile/sub"], "output: afile/sub cannot be a folder: "),
+        (["input=in", "output=o", "store=afile"], "store: afile cannot be a folder: "),
+        (["input=in", "output=st/x", "store=st"], "output: st/x lies in the store, st"),
+        (["input=", "output="], "input: must be given"),
+        (["-m", "input=in", "output=a,b"], "a sweep has one output"),
+        (["~dedpu", "input=in", "output=o"], "there is no dedpu to take out. Did you mean dedup?"),
+        (["recipe=image_search,demo", "input=in", "output=o"], "values with commas between them are a sweep"),
+    ],
+)
+def test_a_place_or_name_that_cannot_be_meant_is_told_before_any_work(curate, tmp_path, words, told):
+    """Exit 2 in words, where it was a failure outside, a success of nothing, or another program's sentence."""
+    make_shard(tmp_path / "in/a.tar", make_samples(1))
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/in").symlink_to(tmp_path / "in")
+    (tmp_path / "afile").touch()
+    ran = curate("stages=[partition,read,write]" if "recipe" not in words[0] else "sweep.write=false", *words)
+    assert ran.code == 2, ran.said
+    assert told in ran.err
+    assert "Traceback" not in ran.err

@@ -37,7 +37,9 @@ def shards_of(inputs: Sequence[str], no_input: Sequence[Path]) -> list[Shard]:
         except ConfigError as error:
             mistakes += error.mistakes
     if not shards and not mistakes:
-        mistakes = [f"input: {', '.join(inputs)} holds no tar and no image."]
+        links = any(os.path.isdir(p) and any(e.is_symlink() for e in os.scandir(p)) for p in inputs)
+        more = " Links to folders in it are not followed: name what they lead to." if links else ""
+        mistakes = [f"input: {', '.join(inputs)} holds no tar and no image.{more}"]
     if mistakes:
         raise ConfigError(mistakes)
     return list(_apart(list(shards.values())))

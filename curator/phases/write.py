@@ -20,6 +20,7 @@ from curator.phases.book import with_output
 from curator.phases.inputs import Known, Members
 from curator.stage import Each
 from curator.store import Store
+from curator.units import readable
 
 SAMPLES_AT_ONCE = 1024
 
@@ -108,6 +109,6 @@ def _check_space(rows: pa.Table, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutsideError(
-            f"{folder.parent}: the kept images take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. "
+            f"{folder.parent}: the kept images take {readable(needed)}, and {readable(free)} are free. "
             "All earlier work is safe: free some space, or name another place with output=... and run again."
         )
