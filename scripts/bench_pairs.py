@@ -44,9 +44,9 @@ ITERATIONS = 10
 SAMPLE = 100_000  # rows by which the quality of centroids is judged
 
 
-def find_pairs(made: Collection, floor: float, each: Each) -> pa.Table:
+def find_pairs(made: Collection, floor: float, each: Each, **settings: Any) -> pa.Table:
     """The engine under test: the only place that knows how it is called."""
-    stage = SemanticDeduplicationStage(similarity_floor=floor, similarity_threshold=max(floor, 0.95))
+    stage = SemanticDeduplicationStage(similarity_floor=floor, similarity_threshold=max(floor, 0.95), **settings)
     desk = Desk(made.store, f"bench-{floor:g}", print)
     desk.clear()  # of an earlier round
     try:
@@ -62,7 +62,7 @@ def find_centroids(rows: Array, k: int, sampled: bool) -> Array:
     return CpuCompute().fit(rows, k, 0)
 
 
-def ours(made: Collection, floor: float) -> Result:
+def ours(made: Collection, floor: float, **settings: Any) -> Result:
     """The engine on worker processes that start before the clock does; what it found is stored, as in a run."""
     start, find, choose = Watch(), Watch(), Watch()
     with start:
@@ -70,7 +70,7 @@ def ours(made: Collection, floor: float) -> Result:
     try:
         steps = Steps(cluster.each)
         with find:
-            found = find_pairs(made, floor, steps)
+            found = find_pairs(made, floor, steps, **settings)
             made.store.put("dedup", "0" * 64, found, {"open": False})
     finally:
         cluster.__exit__(None, None, None)
@@ -247,7 +247,8 @@ def measure(given: argparse.Namespace, count: int) -> float | None:
         print(f"{count:,} rows as float32 do not fit into memory: no peers\n", file=sys.stderr)
     rounds = []
     for _ in range(given.rounds):
-        results = [] if given.no_ours else [ours(made, given.floor)]
+        settings = {"recall": given.recall, "n_clusters": given.our_cells}
+        results = [] if given.no_ours else [ours(made, given.floor, **settings)]
         results += peers(made, given.floor, given.cells or max(1, count // 1000)) if given.peers and fits else []
         rounds.append(results)
     results = best_of(rounds)
@@ -272,6 +273,10 @@ def main() -> None:
     parser.add_argument("--kmeans", action="store_true", help="cells: ours, faiss, scikit-learn")
     parser.add_argument("--brute", nargs="?", type=int, const=0, metavar="ROWS", help="float64; so many sampled rows")
     parser.add_argument("--cells", type=int, help="of the peers: one per 1,000 rows; of --kmeans: 1,000")
+    parser.add_argument(
+        "--recall", type=float, default=1.0, help="of ours: below 1 the border between cells is narrowed"
+    )
+    parser.add_argument("--our-cells", type=int, help="of ours: as many as pay where none are named")
     parser.add_argument("--rounds", type=int, default=1, help="all methods in turn so often, the quickest of each")
     parser.add_argument("--no-ours", action="store_true", help="peers alone")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "curator-bench-pairs")

@@ -26,6 +26,9 @@ BOUNDS_FROM = 8192  # rows from which a narrow product is worth its directions
 DIRECTIONS = 16_384  # rows of the sample that they are taken from
 CHECK = 1_400_000  # units that one exact cosine costs
 LOOK = {"cpu": 40, "cuda": 400}  # units that looking at one product costs: a GPU multiplies faster than it looks
+LOOK_AGAIN = 12  # times that, where a row has any candidate in a block and all its products are looked at once more
+BLOCK = 2048  # rows of a block
+LOST_OF_ALL = 1.2  # the most that rounding takes of any row is more than that of a sample's
 MARGINS = 3.5  # products of every row with every centroid: assignment, margins, visits and what lies between
 SEEN_IN_SAMPLE = 1.5  # a sample's least margins are larger than those of all rows
 CHEAPER_WAY = 0.45  # of two ways between cells only one is gone
@@ -71,14 +74,16 @@ def _width(sample: Array, job: Planning, device: str) -> tuple[int, float]:
     a, b = sample[:PROBE], sample[PROBE : 2 * PROBE] if len(sample) > PROBE else sample
     best: tuple[float, int, Array | None] = (float("inf"), job.dims, None)
     narrow = [w for w in WIDTHS if w < job.dims] if job.count >= BOUNDS_FROM else []
-    directions = directions_of(sample[:DIRECTIONS]) if narrow else np.zeros((0, 0))
+    # not from the rows of the probe: directions are too good for the rows that they come from
+    directions = directions_of(sample[2 * PROBE :][:DIRECTIONS]) if narrow else np.zeros((0, 0))
     for width in (*narrow, job.dims):
         rotation = np.ascontiguousarray(directions[:, : width - 1]) if width < job.dims else None
         one, other = (leads_of(rows, rotation, device) for rows in (a, b))
-        least = least_product(job.floor, max(one.lost, other.lost), width)
+        least = least_product(job.floor, LOST_OF_ALL * max(one.lost, other.lost), width)
         product = as_tensor(one.coordinates, device) @ as_tensor(other.coordinates, device).T
         rate = float((product >= least).float().mean()) if len(a) and len(b) else 0.0
-        cost = width + LOOK[device] + rate * CHECK
+        again = 1 - math.exp(-rate * BLOCK)  # of the rows, if candidates fall anywhere
+        cost = width + LOOK[device] * (1 + LOOK_AGAIN * again) + rate * CHECK
         if cost < best[0]:
             best = (cost, width, rotation)
     if best[2] is not None:
