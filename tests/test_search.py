@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curator.cluster import Cluster, ClusterSettings
 from curator.desk import Desk
 from curator.errors import ConfigError
 from curator.pairs.bounds import FullProducts, as_tensor, candidates, directions_of, leads_of, least_product
@@ -120,6 +122,32 @@ def test_a_search_that_is_killed_at_any_task_goes_on_where_it_was_and_finds_the_
     assert counts["hash_rows"] == counts["assign"] == counts["place"] == 3
     assert counts["plan"] == counts["compare"] == 1
     assert lines[-1] == str(sorted(truth_of(emb, 0.9).items()))
+
+
+def pid_of(_):
+    """The worker that this runs in."""
+    return os.getpid()
+
+
+@pytest.mark.slow
+def test_workers_killed_in_every_step_change_nothing(tmp_path):
+    """SIGKILL of a worker while each step's tasks are under way; another takes them, and the pairs are all there."""
+    emb = clustered(9, 700)
+    vectors = stored(tmp_path / "store", emb, 5)
+    killed: dict[str, int] = {}
+    with Cluster(ClusterSettings(kind="local", n_workers=2)) as cluster:
+
+        def each(fn, items, **options):
+            pid = next(iter(set(cluster.each(pid_of, range(4)))))
+            killer = threading.Timer(0.02, os.kill, (pid, signal.SIGKILL))
+            killer.start()
+            yield from cluster.each(fn, items, **options)
+            killer.join()
+            killed[fn.__name__] = pid
+
+        found = SemanticDeduplicationStage(similarity_floor=0.9, n_clusters=40).find(vectors, each)
+    assert len(killed) >= 8
+    assert pairs_of(found, 5) == truth_of(emb, 0.9)
 
 
 @settings(max_examples=80, deadline=None)
