@@ -100,8 +100,7 @@ def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, log: 
     stored = _stored(store, stage, shelf, place, collection)
     compared = 0
     if stored is None:
-        if missing := [a for a in own if store.get(feed, a) is None]:
-            raise Missing(f"{feed} {missing[0]}")
+        held = {at: _vectors_in(store, feed, at) for at in own}
         known = _known(store, stage, shelf, own)
         kind = [place, speeds_of(stage), sorted(known.addresses) if known is not None else []]
         desk = Desk(store, address.tagged("desk", kind)[:32], log)
@@ -109,7 +108,8 @@ def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, log: 
             stored = _stored(store, stage, shelf, place, collection)  # by another run, while this one waited
             if stored is None:
                 vectors = _vectors(store, feed, distinct, desk, before, known)
-                compared = _rows_of(census, inputs, set(own) - set(vectors.known.addresses if vectors.known else ()))
+                compared_before = set(vectors.known.addresses if vectors.known else ())
+                compared = sum(held[at] for at in inputs if at not in compared_before)
                 log(f"{stage.name}: comparing {counted(compared, 'image')}{_told(vectors.known, before)}")
                 begin = time.monotonic()
                 table = stage.find(vectors, each)
@@ -165,10 +165,13 @@ def _known(store: Store, stage: Any, shelf: str, distinct: Sequence[str]) -> Kno
     return best
 
 
-def _rows_of(census: Census, inputs: Sequence[str], pieces: set[str]) -> int:
-    """Images in these pieces."""
-    bounds = [known.bounds(p) for known in census.shards for p in range(len(known.starts))]
-    return sum(last - first for (first, last), at in zip(bounds, inputs, strict=True) if at in pieces)
+def _vectors_in(store: Store, feed: str, at: str) -> int:
+    """Rows of a piece that have a vector. Raises Missing where it is gone."""
+    stored = store.get(feed, at)
+    if stored is None:
+        raise Missing(f"{feed} {at}")
+    column = stored.table.column("embedding")
+    return int(len(column) - column.null_count)
 
 
 def speeds_of(stage: ProcessingStage) -> dict[str, Any]:
