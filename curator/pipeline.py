@@ -125,6 +125,13 @@ def check(stages: Sequence[ProcessingStage], settings: Settings) -> list[str]:
     return []
 
 
+def fetched(stages: Sequence[ProcessingStage], settings: Settings, voice: Voice) -> None:
+    """The weights that a run would measure with are here. Raises WeightsError for all that cannot be had."""
+    plan = wired(completed(list(stages), None), settings)
+    shards = plan.partition.list(settings.inputs, settings.no_input)
+    weights.have(plan, Store(settings.store), shards, settings.fingerprint, voice)
+
+
 def rehearsed(plan: Plan, settings: Settings, voice: Voice) -> Result:
     """A dry run: what would be done. Hashes and changes nothing."""
     voice.say(rehearsal(plan, settings))

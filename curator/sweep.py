@@ -114,6 +114,7 @@ def sweep(overrides: Sequence[str], config_dir: Path | None, in_words: InWords) 
         first = composed(jobs[0], config_dir)
         parent = _parent(first)
         _check_all(jobs, config_dir, parent, swept)
+        _fetch_once(job_from(first, jobs[0], config_dir), parent)
     else:
         parent = _parent(common)
     with ExitStack() as shared:
@@ -170,6 +171,17 @@ def _check_all(jobs: Sequence[Sequence[str]], config_dir: Path | None, parent: P
             mistakes |= dict.fromkeys(error.mistakes)
     if mistakes:
         raise ConfigError(list(mistakes))
+
+
+def _fetch_once(job: Job, parent: Path) -> None:
+    """What must be fetched is fetched, or found to be out of reach, once and before the first job."""
+    from curator.pipeline import fetched
+    from curator.settings import checked
+    from curator.voice import Voice
+
+    settings = checked(for_a_job(job, parent))
+    if not settings.dry_run and not settings.demo:
+        fetched(job.stages, settings, Voice())
 
 
 def _launch(state: Sweep, overrides: Sequence[str]) -> None:

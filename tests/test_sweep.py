@@ -139,6 +139,16 @@ def test_a_dry_run_of_a_sweep_leaves_nothing(curate, shards):
     assert not (shards / "sweep").exists()
 
 
+def test_weights_that_cannot_be_had_end_a_sweep_once_and_before_its_first_job(curate, shards):
+    """All that are missing, each with its files; not the same wall of text for every job."""
+    nowhere = {"CURATOR_WEIGHTS_URL": "http://127.0.0.1:9", "XDG_CACHE_HOME": str(shards / "none"), "HOME": str(shards)}
+    ran = curate("-m", "input=in/", "output=sweep", "aesthetic.score_threshold=0.4,0.5,0.6", env=nowhere)
+    assert ran.code == 4, ran.said
+    assert "job 1" not in ran.said
+    for stage in ("embed", "nsfw", "aesthetic"):
+        assert ran.err.count(f"curate: {stage}: http://127.0.0.1:9/") == 1
+
+
 SLOW = """
 import time
 import numpy as np

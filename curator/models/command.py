@@ -12,7 +12,7 @@ from pathlib import Path
 
 from curator.errors import ConfigError, CuratorError, WeightsError
 from curator.models.published import PUBLISHED, Published
-from curator.models.weights import cache_folder, candidates, fingerprint, refreshed, usual_folders, whose
+from curator.models.weights import by_hand, cache_folder, candidates, fingerprint, refreshed, usual_folders, whose
 
 DESCRIPTION = """\
 The published weights that Curator knows: list them, fetch them, check them.
@@ -30,12 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives its exit code."""
     arguments = _parser().parse_intermixed_args(argv)
     try:
+        if arguments.verb is None:
+            raise ConfigError("say what to do: list, fetch or check. `curate-models --help` explains them.")
         chosen = _chosen(arguments.names)
         folder = Path(arguments.model_dir) if arguments.model_dir else None
         verb = {"list": _list, "fetch": _fetch, "check": _check}[arguments.verb]
         return verb(chosen, folder)
     except CuratorError as error:
-        print(f"curate-models: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"curate-models: {line}", file=sys.stderr)
         return error.exit_code
 
 
@@ -43,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "curate-models", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("verb", choices=["list", "fetch", "check"])
+    parser.add_argument("verb", nargs="?", choices=["list", "fetch", "check"])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PUBLISHED)}; all where none is given")
     parser.add_argument("--model-dir", metavar="DIR", help="the folder to look in or fetch into")
     return parser
@@ -76,14 +79,19 @@ def _list(chosen: Sequence[Published], folder: Path | None) -> int:
 
 
 def _fetch(chosen: Sequence[Published], folder: Path | None) -> int:
-    """Fetch what is not here yet."""
+    """Fetch what is not here yet; what fails does not keep the others from being tried."""
     from curator.models.fetch import fetch
 
+    place = folder if folder is not None else cache_folder() / "models"
+    problems = []
     for model in chosen:
         here = next((path for path in candidates(model, _folders(folder)) if whose(path) == model), None)
-        target = (folder if folder is not None else cache_folder() / "models") / model.id
-        advice = f"Or put the file there by hand: {target}."
-        print(f"{model.id}: {here or fetch(model.files[0], target, advice)}")
+        try:
+            print(f"{model.id}: {here or fetch(model.files[0], place / model.id, by_hand(model, place))}")
+        except WeightsError as error:
+            problems.append(f"{model.id}: {error}")
+    if problems:
+        raise WeightsError("\n".join(problems))
     return 0
 
 
@@ -96,17 +104,20 @@ def _check(chosen: Sequence[Published], folder: Path | None) -> int:
 
 
 def _problems(model: Published, folders: Sequence[Path]) -> Iterator[str]:
-    right = 0
+    right = wrong = 0
     for path in candidates(model, folders):
         found = refreshed(path)
         if (published := whose(path)) == model:
             right += 1
             print(f"{model.id}: {path}: right")
         elif published is None:
+            wrong += 1
             named = next((f.sha256 for f in model.files if f.name == path.name), model.files[0].sha256)
             yield f"{model.id}: {path}: SHA-256 {found} found, {named} expected."
-    if not right:
-        yield f"{model.id}: not in {' or '.join(map(str, folders))}. `curate-models fetch {model.id}` fetches it."
+    if not right and not wrong:
+        places = [f"{folder}{'' if folder.exists() else ' (there is no such folder)'}" for folder in folders]
+        option = f" --model-dir {folders[0]}" if len(folders) == 1 else ""
+        yield f"{model.id}: not in {' or '.join(places)}. `curate-models fetch{option} {model.id}` fetches it."
 
 
 if __name__ == "__main__":

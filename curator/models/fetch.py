@@ -61,7 +61,7 @@ def _fetch(file: File, url: str, target: Path, advice: str) -> None:
             _download(url, partial, file.name, advice)
         except (httpx.TransportError, _Again) as error:
             if attempt == TRIES - 1:
-                raise WeightsError(f"{url} could not be fetched: {_plain(error)}. {advice}".rstrip()) from error
+                raise WeightsError(_told(f"{url} could not be fetched: {_plain(error)}.", advice)) from error
             time.sleep(BACK_OFF_S * 2**attempt)
             continue
         size, found = partial.stat().st_size, digest(partial)
@@ -71,15 +71,18 @@ def _fetch(file: File, url: str, target: Path, advice: str) -> None:
             return
         partial.unlink()
         if not begun:  # what was begun by another run may be of another file: that is worth one more try
-            raise WeightsError(
-                f"{url} gave {size:,} bytes with SHA-256 {found}, but {file.sha256} is expected: they were thrown "
-                f"away. {advice}".rstrip()
-            )
-    raise WeightsError(f"{url} could not be fetched in {TRIES} tries. {advice}".rstrip())
+            wrong = f"{url} gave {size:,} bytes with SHA-256 {found}, but {file.sha256} is expected"
+            raise WeightsError(_told(f"{wrong}: they were thrown away.", advice))
+    raise WeightsError(_told(f"{url} could not be fetched in {TRIES} tries.", advice))
 
 
 class _Again(Exception):
     """The server may do better in a moment."""
+
+
+def _told(what: str, advice: str) -> str:
+    """What went wrong and what to do by hand, which may take lines of its own."""
+    return f"{what}{chr(10) if chr(10) in advice else ' '}{advice}".rstrip()
 
 
 def _plain(error: Exception) -> str:
@@ -96,8 +99,7 @@ def _download(url: str, partial: Path, name: str, advice: str) -> None:
         if answer.status_code in RETRIED:
             raise _Again(f"the server answered {answer.status_code}")
         if answer.status_code >= 400:
-            reason = f"the server answered {answer.status_code}"
-            raise WeightsError(f"{url} could not be fetched: {reason}. {advice}".rstrip())
+            raise WeightsError(_told(f"{url} could not be fetched: the server answered {answer.status_code}.", advice))
         have = have if answer.status_code == 206 else 0
         expected = int(answer.headers.get("Content-Length", 0)) + have
         got = _store(answer, partial, name, have, expected)

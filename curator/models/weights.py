@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curator.errors import WeightsError
-from curator.models.published import PUBLISHED, File, Published
+from curator.models.published import PUBLISHED, Published
 from curator.stage import Weights
 
 SUMS = "SHA256SUMS"
@@ -117,7 +117,7 @@ def find(published: Published, model_dir: str | None, names: Iterable[str] = (),
             wrong.append(path)
     if wrong and model_dir is not None:
         raise WeightsError(wrong_file(published, wrong))
-    missing = _missing(published, model_dir)
+    missing = _missing(published, model_dir, wrong)
     if model_dir is not None:
         return Weights(published.id, None, missing)
     return Fetchable(published.id, None, missing)
@@ -236,16 +236,18 @@ def wrong_file(published: Published, paths: Sequence[Path]) -> str:
     )
 
 
-def _missing(published: Published, model_dir: str | None) -> str:
-    place = model_dir if model_dir is not None else str(cache_folder() / "models")
-    return (
-        f"{published.title} is not in {place}. Put one of these there: {_forms(published.files)}. Where there is a "
-        f"network, `curate-models fetch --model-dir {place} {published.id}` does it."
-    )
+def _missing(published: Published, model_dir: str | None, wrong: Sequence[Path] = ()) -> str:
+    """Which weights are missing, on the first line; below it a line for each file that would do."""
+    place = Path(model_dir) if model_dir is not None else cache_folder() / "models"
+    why = f" ({wrong[0]} is something else)" if wrong else "" if place.is_dir() else " (there is no such folder)"
+    return f"{published.title} is not in {place}{why}.\n{by_hand(published, place)}"
 
 
-def _forms(files: Sequence[File]) -> str:
-    return "; or ".join(f"{f.name} (sha256 {f.sha256}{f', from {f.url}' if f.url else ''})" for f in files)
+def by_hand(published: Published, place: Path) -> str:
+    """How to put a published model below a model folder: a line for each of its files."""
+    files = [f"  {f.name}, sha256 {f.sha256}{f', from {f.url}' if f.url else ''}" for f in published.files]
+    fetch = f"  or, where there is a network: curate-models fetch --model-dir {place} {published.id}"
+    return "\n".join([f"Put one of these into {place / published.id}:", *files, fetch])
 
 
 def ensure(weights: Weights) -> Path:
