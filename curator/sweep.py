@@ -114,7 +114,8 @@ def sweep(overrides: Sequence[str], config_dir: Path | None, in_words: InWords) 
         first = composed(jobs[0], config_dir)
         parent = _parent(first)
         _check_all(jobs, config_dir, parent, swept)
-        _fetch_once(job_from(first, jobs[0], config_dir), parent)
+        folder = folder_name({n: v for n, v in pairs(jobs[0]).items() if n in swept})
+        _fetch_once(job_from(first, jobs[0], config_dir), parent / folder)
     else:
         parent = _parent(common)
     with ExitStack() as shared:
@@ -173,13 +174,13 @@ def _check_all(jobs: Sequence[Sequence[str]], config_dir: Path | None, parent: P
         raise ConfigError(list(mistakes))
 
 
-def _fetch_once(job: Job, parent: Path) -> None:
+def _fetch_once(job: Job, output: Path) -> None:
     """What must be fetched is fetched, or found to be out of reach, once and before the first job."""
     from curator.pipeline import fetched
     from curator.settings import checked
     from curator.voice import Voice
 
-    settings = checked(for_a_job(job, parent))
+    settings = checked(for_a_job(job, output))
     if not settings.dry_run and not settings.demo:
         fetched(job.stages, settings, Voice())
 
