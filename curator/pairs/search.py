@@ -231,6 +231,7 @@ class Comparison:
         self.similarity: list[Array] = []
         self.crowded: list[Array] = []
         self.room: Any = None
+        self.halved = 0
         self.chunk = CHUNK[device.partition(":")[0]]
         on_gpu = device.startswith("cuda")
         self.whole = here.keep(("leads", self.desk.name), lambda: on_device(self.leads, device)) if on_gpu else None
@@ -282,6 +283,7 @@ class Comparison:
         except torch.OutOfMemoryError:
             if triangle or len(who) < 2:
                 raise
+            self.halved += 1
             half = len(who) // 2
             for some in (who[:half], who[half:]):
                 self._compared(some, theirs, first, last)
@@ -311,7 +313,7 @@ class Comparison:
         self.desk.put_array(f"crowded-{self.unit.number}", crowded)
         a, b = (np.concatenate([nothing, *parts]) for parts in (self.a, self.b))
         columns = {"a": a, "b": b, "similarity": np.concatenate([np.zeros(0), *self.similarity])}
-        self.desk.put(f"near-{self.unit.number}", pa.table(columns))
+        self.desk.put(f"near-{self.unit.number}", pa.table(columns), halved=self.halved)
 
 
 def on_device(leads_NW: Array, device: str) -> Any:
@@ -330,6 +332,9 @@ def _gathered(
 ) -> Searched:
     desk: Desk = layout.desk
     tables = [desk.take(f"near-{unit.number}") for unit in units]
+    stored = [desk.get(f"near-{unit.number}") for unit in units]
+    if halved := sum(its.header["halved"] for its in stored if its is not None):
+        desk.say(f"dedup: a GPU's memory was short, {halved:,} blocks were halved; try a smaller dedup.block_rows")
     a, b, similarity = (
         np.concatenate([t.column(name).to_numpy() for t in tables]) for name in ("a", "b", "similarity")
     )
