@@ -22,6 +22,7 @@ from curator.commit import commit_bytes
 from curator.compose import CONF, composed, explained, hydra_files, job_from, search_path
 from curator.config import Job
 from curator.errors import ConfigError
+from curator.output import RUN
 from curator.progress import Progress, table
 from curator.quoting import typed_names
 
@@ -113,6 +114,7 @@ def sweep(overrides: Sequence[str], config_dir: Path | None, in_words: InWords) 
         jobs = expanded([*(f"{name}={values}" for name, values in params.items()), *overrides])
         first = composed(jobs[0], config_dir)
         parent = _parent(first)
+        _check_parent(parent, bool(first.overwrite))
         _check_all(jobs, config_dir, parent, swept)
         folder = folder_name({n: v for n, v in pairs(jobs[0]).items() if n in swept})
         _fetch_once(job_from(first, jobs[0], config_dir), parent / folder)
@@ -172,6 +174,22 @@ def _check_all(jobs: Sequence[Sequence[str]], config_dir: Path | None, parent: P
             mistakes |= dict.fromkeys(error.mistakes)
     if mistakes:
         raise ConfigError(list(mistakes))
+
+
+def _check_parent(parent: Path, overwrite: bool) -> None:
+    """Raise ConfigError where the sweep's folders would come to lie among something else."""
+    names = {path.name: path for path in parent.iterdir()} if parent.is_dir() else {}
+    if overwrite or not names or "sweep.csv" in names:
+        return
+    if RUN in names:
+        raise ConfigError(
+            f"output: {parent} holds a finished run, and a sweep's folders would lie in it. Name another."
+        )
+    if any(not ((path / RUN).exists() or (path / ".next").exists()) for path in names.values()):
+        raise ConfigError(
+            f"output: {parent} holds something else than a sweep. Name another folder, or say overwrite=true to put "
+            "the sweep beside it."
+        )
 
 
 def _fetch_once(job: Job, output: Path) -> None:

@@ -149,6 +149,19 @@ def test_weights_that_cannot_be_had_end_a_sweep_once_and_before_its_first_job(cu
         assert ran.err.count(f"curate: {stage}: http://127.0.0.1:9/") == 1
 
 
+def test_a_sweep_does_not_mix_its_folders_with_something_else(curate, shards):
+    """A foreign folder and a finished run are refused; an earlier sweep's folder is where a sweep belongs."""
+    (shards / "mine").mkdir()
+    (shards / "mine/notes.txt").write_text("keep")
+    assert curate("stages=[partition,read,write]", "input=in/", "output=done").code == 0
+    for output, told in (("mine", "holds something else than a sweep"), ("done", "holds a finished run")):
+        ran = curate("-m", "stages=[partition,read]", "input=in/", f"output={output}", "max_failed=0.5,1")
+        assert ran.code == 2, ran.said
+        assert told in ran.err
+    for _ in range(2):
+        assert curate("-m", "stages=[partition,read]", "input=in/", "output=sweep", "max_failed=0.5,1").code == 0
+
+
 SLOW = """
 import time
 import numpy as np

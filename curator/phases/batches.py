@@ -17,6 +17,7 @@ from curator.errors import CuratorError
 from curator.phases.columns import unit_float16
 from curator.phases.piece import Piece
 from curator.stage import Array, ImageBatch, ProcessingStage
+from curator.units import counted
 from curator.wiring import measured_from
 
 ONE_AT_A_TIME = threading.Lock()  # a worker has one copy of each model, and torch uses all its threads at once
@@ -66,7 +67,9 @@ def run_model(stage: ProcessingStage, key: str, batch: ImageBatch, count: int) -
     result = {name: np.asarray(columns[name])[:count] for name in stage.gives}
     for name, column in result.items():
         if len(column) != count:
-            raise CuratorError(f"{stage.name}.measure gave {len(column)} rows of {name} for a batch of more.")
+            raise CuratorError(
+                f"{stage.name}.measure gave {counted(len(column), 'row')} of {name} for {counted(count, 'image')}."
+            )
     if "embedding" in result:
         result["embedding"] = unit_float16(result["embedding"])
     return result
