@@ -24,7 +24,7 @@ check: $(TESTED)
 
 test-gpu-signatures:
 	$(PYTHON) -m venv .venv-gpu
-	.venv-gpu/bin/pip install --quiet --disable-pip-version-check pytest pytest-timeout \
+	.venv-gpu/bin/pip install --quiet --disable-pip-version-check pytest pytest-timeout pydantic \
 	  $$($(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['gpu'])")
 	.venv-gpu/bin/python -m pytest --noconftest tests/test_gpu_signatures.py
 
