@@ -32,15 +32,16 @@ LONGEST = 1.0001  # of a unit vector's leading coordinates, rounded
 
 
 def settle(worker: Worker) -> None:
-    """Make torch's products what the bounds take them for: summed in float32, and on a GPU not in TF32 or bfloat16.
+    """Make torch's products what the bounds take them for: summed in float32, of factors that nobody rounds.
 
-    cuBLAS may else add parts of a bfloat16 product in bfloat16, and round the factors of a float32 one.
+    cuBLAS may else add parts of a bfloat16 product in bfloat16, and round the factors of a float32 one to TF32; where
+    a stage of the user's asked for `medium`, processors round those to bfloat16 too. `highest` takes all of it back.
     """
     import torch
 
     torch.set_num_threads(worker.threads)
+    torch.set_float32_matmul_precision("highest")
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 @dataclass(frozen=True)
