@@ -82,6 +82,16 @@ def keep(key: Hashable, make: Callable[[], T]) -> T:
     return made
 
 
+def keep_one(kind: str, key: Hashable, make: Callable[[], T]) -> T:
+    """As `keep`, of a kind of which there is room for one: what is kept of it under other keys goes first."""
+    with _lock:
+        others = [k for k in _kept if isinstance(k, tuple) and k[0] == kind and k[1] != key]
+        gone = [_kept.pop(k) for k in others]
+    for thing in gone:
+        _close(thing)
+    return keep((kind, key), make)
+
+
 def _close(thing: Any) -> None:
     if hasattr(thing, "close"):
         with suppress(Exception):

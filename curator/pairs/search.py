@@ -234,7 +234,7 @@ class Comparison:
         self.halved = 0
         self.chunk = CHUNK[device.partition(":")[0]]
         on_gpu = device.startswith("cuda")
-        self.whole = here.keep(("leads", self.desk.name), lambda: on_device(self.leads, device)) if on_gpu else None
+        self.whole = here.keep_one("leads", self._written(), lambda: on_device(self.leads, device)) if on_gpu else None
 
     def span(self, span: Span) -> None:
         """Compare these rows with all that must look at them, and with those before them in their own cells."""
@@ -249,6 +249,11 @@ class Comparison:
         chunk = min(MOST_AT_ONCE, self.chunk * self.unit.block_rows // (last - first))
         for at in range(0, len(others), chunk):
             self._compared(others[at : at + chunk], coordinates, first, last)
+
+    def _written(self) -> tuple[str, int, int]:
+        """Which coordinates these are: a search of the same that began anew lays its rows in another order."""
+        file = (self.desk.folder / "leads.array").stat()
+        return self.desk.name, file.st_ino, file.st_mtime_ns
 
     def _coordinates(self, who: slice | Array) -> Any:
         if self.whole is None:
@@ -324,7 +329,10 @@ def on_device(leads_NW: Array, device: str) -> Any:
     import torch
 
     fits = leads_NW.nbytes <= ON_DEVICE * torch.cuda.get_device_properties(device).total_memory
-    return as_tensor(leads_NW, device) if fits else None
+    try:
+        return as_tensor(leads_NW, device) if fits else None
+    except torch.OutOfMemoryError:  # others are on this GPU too
+        return None
 
 
 def _gathered(
