@@ -25,6 +25,7 @@ NO_LIMIT = 1 << 60  # cgroup v1 writes a huge number where there is none
 NO_GPU = "no GPU is to be seen here"
 WORKER_BASE = 1_500_000_000  # bytes that a worker takes beside its model: torch, batches, decoders
 CORES_PER_WORKER = 4
+RAPIDS = ("dask_cuda", "cuml", "cudf")  # what workers on GPUs import, and the extra `gpu` brings
 SIZE = r"\d+(\.\d+)?\s*([kMGT]i?)?B?"
 ADDRESS = r"((tcp|tls|ucx|ws|wss)://)?[^\s/]+:\d{1,5}"
 
@@ -145,7 +146,7 @@ class ClusterSettings(BaseModel):
     def _spelt(cls, given: str | None, info: ValidationInfo) -> str | None:
         pattern, example = {
             "memory_limit": (f"auto|{SIZE}", "8GiB"),
-            "rmm_pool_size": (rf"{SIZE}|\d+(\.\d+)?%", "20GB or 50%"),
+            "rmm_pool_size": (rf"{SIZE}|100%|\d{{1,2}}(\.\d+)?%", "20GB or 50%"),
             "address": (ADDRESS, "tcp://10.0.0.1:8786"),
         }[str(info.field_name)]
         if given is not None and not re.fullmatch(pattern, given):
@@ -184,8 +185,9 @@ def shape_of(settings: ClusterSettings, model_bytes: int, in_flight_per_gpu: int
             raise ConfigError([f"cluster.{name}: there is no such file." for name in lost])  # it may be a secret
         return Shape(kind, "auto", 0, settings.threads, settings.in_flight or 2, settings.decoders)
     found, why_not = gpus() if kind in ("auto", "cuda") else ([], "")
-    if found and (lacking := _not_installed(settings)):
-        found, why_not = [], f"{' and '.join(lacking)} must be installed beside it (pip install 'curator[gpu]')"
+    if found and (lacking := [name for name in RAPIDS if find_spec(name) is None]):
+        found = []
+        why_not = f"{' and '.join(lacking)} must be installed beside it (in Curator's folder: pip install -e '.[gpu]')"
     if kind == "cuda" and not found:
         raise ConfigError(f"cluster: cuda was asked for, but {why_not}. cluster=local runs on the processor.")
     if found:
@@ -208,12 +210,6 @@ def mistakes_of(settings: ClusterSettings) -> list[str]:
         except ConfigError as error:
             return error.mistakes
     return []
-
-
-def _not_installed(settings: ClusterSettings) -> list[str]:
-    """Packages that workers on GPUs need, and that are not there: they come with an extra."""
-    needed = {"dask_cuda": True, "cudf": settings.cudf_spill, "rmm": bool(settings.rmm_pool_size)}
-    return [name for name, is_needed in needed.items() if is_needed and find_spec(name) is None]
 
 
 def _workers_that_fit(model_bytes: int) -> int:

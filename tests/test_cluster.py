@@ -174,6 +174,7 @@ def test_a_worker_over_the_memory_limit_is_restarted_and_the_end_says_what_to_tr
     [
         ({"memory_limit": "lots"}, "must be such as 8GiB, not 'lots'"),
         ({"rmm_pool_size": "half"}, "must be such as 20GB or 50%, not 'half'"),
+        ({"rmm_pool_size": "150%"}, "must be such as 20GB or 50%, not '150%'"),
         ({"address": "http://10.0.0.1:8786"}, "must be such as tcp://10.0.0.1:8786"),
         ({"address": "tcp://10.0.0.1"}, "must be such as tcp://10.0.0.1:8786"),
         ({"address": "tls://10.0.0.1:8786"}, "needs tls_ca and tls_cert"),
@@ -212,12 +213,11 @@ def test_a_place_that_cannot_hold_temporary_files_is_a_sentence():
 
 
 def test_a_gpu_without_the_packages_for_it_says_what_to_install(monkeypatch):
-    """A GPU is there, dask-cuda is not: cuda refuses with the command, auto runs on the processor and says why."""
-    if machine.find_spec("dask_cuda") is not None:
-        pytest.skip("dask-cuda is installed here")
+    """A GPU is there, RAPIDS is not: cuda refuses with the command, auto runs on the processor and says why."""
     monkeypatch.setattr(machine, "gpus", lambda: (["0"], ""))
-    with pytest.raises(ConfigError, match=r"dask_cuda.*pip install 'curator\[gpu\]'"):
-        shape_of(ClusterSettings(kind="cuda"), 0, 4)
+    monkeypatch.setattr(machine, "find_spec", lambda name: None if name == "cuml" else name)
+    with pytest.raises(ConfigError, match=r"but cuml must be installed .*pip install -e '\.\[gpu\]'"):
+        shape_of(ClusterSettings(kind="cuda", rmm_pool_size=None, cudf_spill=False), 0, 4)
     assert "pip install" in Cluster(ClusterSettings()).describe()["line"]
 
 
