@@ -9,7 +9,7 @@ FROM nvidia/cuda:13.0.1-base-ubuntu24.04
 RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/curator
 COPY . /opt/source
-RUN /opt/curator/bin/pip install --no-cache-dir '/opt/source[gpu]'
+RUN /opt/curator/bin/pip install --no-cache-dir -c /opt/source/constraints.txt '/opt/source[gpu]'
 
 ENV PATH=/opt/curator/bin:$PATH
 ENTRYPOINT ["curate"]
