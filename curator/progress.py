@@ -121,12 +121,15 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
     Cells are shown as they are: a key may hold brackets or colons that rich would take for markup or a picture.
     """
-    drawn = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    width = min(terminal_width() or WIDEST, WIDEST)
+    longest = [max(len(w) for cell in (name, *(r[n] for r in rows)) for w in cell.split() or [""])
+               for n, name in enumerate(columns)]  # fmt: skip
+    apart = 2 if sum(longest) + 2 * len(columns) <= width + 2 else 1  # rather closer together than cut inside a word
+    drawn = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, apart, 0, 0))
     for number, name in enumerate(columns):
         drawn.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
         drawn.add_row(*row)
-    width = min(terminal_width() or WIDEST, WIDEST)
     console = Console(width=width, highlight=False, no_color=True, markup=False, emoji=False)
     with console.capture() as captured:
         console.print(drawn)

@@ -63,7 +63,8 @@ class Sweep:
         chosen = {n: v for n, v in pairs(overrides).items() if n in self.swept}
         row = Row(chosen, folder_name(chosen))
         self.rows.append(row)
-        Progress.say(f"job {len(self.rows)}: {' '.join(f'{n}={v}' for n, v in chosen.items())}")
+        settings = " ".join(f"{n}={v}" for n, v in chosen.items())
+        Progress.say(f"job {len(self.rows)}{': ' if settings else ''}{settings}")
         try:
             self._run(row, job_from(config, overrides, self.config_dir), hydra_files(config, overrides))
         except BaseException as error:
@@ -247,11 +248,13 @@ def _tell(state: Sweep, overrides: Sequence[str]) -> None:
     if not state.rows or state.rehearsed:
         return
     names = [name for name in state.swept if len({row.overrides.get(name) for row in state.rows}) > 1]
-    stages = list(dict.fromkeys(s for row in state.rows for s in row.counts.get("by_stage", {})))
+    by_stage = [item for row in state.rows for item in row.counts.get("by_stage", {}).items()]
+    stages = list(dict.fromkeys(stage for stage, counts in by_stage if counts["dropped"]))
     header = [*names, "inputs", "kept", *(f"dropped by {s}" for s in stages), "failed", "exit"]
     lines = [_cells(row, names, stages) for row in state.rows]
-    wrapped = [name.replace(".", ".\n").replace("by ", "by\n") for name in header]
-    print(table("", ["job", *wrapped], [[str(n), *line] for n, line in enumerate(lines, 1)]))
+    shown = len(header) - (not any(row.exit_code for row in state.rows))  # exit codes where one is not 0
+    wrapped = [re.sub(r"([._])", r"\1\n", name).replace(" ", "\n") for name in header[:shown]]
+    print(table("", ["job", *wrapped], [[str(n), *line[:shown]] for n, line in enumerate(lines, 1)]))
     text = io.StringIO()
     csv.writer(text).writerows([["folder", *header, "error"]])
     csv.writer(text).writerows([row.folder, *line, row.error] for row, line in zip(state.rows, lines, strict=True))

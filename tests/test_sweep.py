@@ -54,6 +54,27 @@ def test_a_grid_measures_once_copies_nothing_and_ends_in_a_table(curate, shards)
     assert ran.err.count("local worker") == 1
 
 
+def test_the_table_of_a_sweep_is_not_cut_inside_words_and_has_no_column_of_nothing(curate, shards):
+    """Names break at dots and underscores; a stage that dropped nothing, and exit codes that are all 0, are left out."""
+    make_shard(shards / "in/2.tar", {"bad.jpg": make_image(1)[:100]})
+    swept = ("saturation.score_threshold=0.1,0.6", "read.decode_timeout_s=10,20", "max_failed=1,0.9")
+    ran = curate("-m", *SATURATION, "input=in/", "output=sweep", *swept, env={"COLUMNS": "70"})
+    assert ran.code == 0, ran.said
+    table = ran.out.partition("the table is in")[0]
+    words = set(table.split())
+    assert {"saturation.", "score_", "threshold", "decode_", "timeout_", "dropped", "by", "saturation"} <= words
+    assert max(map(len, table.splitlines())) <= 70
+    assert "exit" not in words
+    assert "dropped by read" not in (shards / "sweep/sweep.csv").read_text()
+
+
+def test_a_multirun_of_one_job_is_a_sweep_without_settings(curate, shards):
+    """`job 1`, and no colon with nothing behind it."""
+    ran = curate("-m", "stages=[partition,read]", "input=in/", "output=sweep")
+    assert ran.code == 0, ran.said
+    assert "job 1\n" in ran.err
+
+
 def test_sweep_write_writes_every_job(curate, shards):
     """sweep.write=true."""
     ran = curate("-m", *SATURATION, "input=in/", "saturation.score_threshold=0,0.2", "sweep.write=true")
