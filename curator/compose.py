@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curator.errors import ConfigError
-from curator.quoting import typed_names
+from curator.quoting import GROUPS, typed_names
 from curator.wording import meant
 
 if TYPE_CHECKING:
@@ -67,18 +67,19 @@ def explained(config_dir: Path | None = None) -> Iterator[None]:
 
 
 def _plain(error: BaseException) -> str:
-    """The lines of a complaint that help, and how to write a value that the grammar does not take."""
+    """The lines of a complaint that help."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     hidden = ("See https://hydra.cc", "Set the environment variable", "Config search path", "provider=", "To append")
     text = " ".join(line for line in lines if not line.startswith(hidden))
-    if "LexerNoViableAlt" in text or "mismatched input" in text or "extraneous input" in text or "no viable" in text:
-        text = f"{text.split(' See ')[0]} Put the value in quotes of its own: 'name=\"value\"'."
     cause = error.__cause__
     return f"{text} ({' '.join(str(cause).split())})" if cause is not None and str(cause) not in text else text
 
 
 def _not_there(error: BaseException, config_dir: Path | None) -> str | None:
-    """`~dedpu`: a stage that is to be taken out, and is not there."""
+    """`~dedpu`: a stage that is to be taken out, and is not there; `stage/read=x`: a group that is none."""
+    if (group := re.search(r"Could not override '([^']+)'", str(error))) is not None:
+        near = meant(group[1], GROUPS)
+        return f"{group[1]}: there is no such group of files.{near} Those there are: {', '.join(GROUPS)}."
     found = re.search(r"Could not delete from config\. '([^']+)' does not exist", str(error))
     if found is None:
         return None

@@ -40,7 +40,8 @@ def job_of(config: DictConfig, typed: Sequence[str], config_dir: Path | None) ->
     try:
         whole = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from error
+        text = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0])
+        raise ConfigError(f"{error.full_key or 'config'}: {text.strip(chr(34))}") from error
     assert isinstance(whole, dict)
     nodes: dict[str, Any] = {str(k): v for k, v in whole.items() if k not in NOT_SETTINGS}
     stages: list[ProcessingStage] = []

@@ -6,6 +6,7 @@ Knows nothing about stages or runs.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def prepared(overrides: Sequence[str], multirun: bool) -> list[str]:
     result, mistakes = [], list(_taken_apart(overrides))
     for override in overrides:
         try:
-            result.append(_prepared(override, multirun))
+            result.append(_parsed(_prepared(override, multirun), override))
         except ConfigError as error:
             mistakes += error.mistakes
     if mistakes:
@@ -46,6 +47,8 @@ def _taken_apart(overrides: Sequence[str]) -> Iterator[str]:
 
 def _prepared(override: str, multirun: bool) -> str:
     if override.startswith("~"):
+        if not re.fullmatch(r"~[\w./@:-]+", override):
+            raise ConfigError(f"{override}: a stage is taken out by its name alone, as in '~dedup'.")
         return override
     name, equals, value = override.partition("=")
     plain = name.lstrip("+")
@@ -53,12 +56,14 @@ def _prepared(override: str, multirun: bool) -> str:
         raise ConfigError(f"{override}: is no setting. Write name=value, such as output=out or read.max_pixels=1000.")
     if plain in GROUPS and (value.strip() in ("", "null") or re.fullmatch(r"[\d.]+|true|false", value.strip())):
         raise ConfigError(f"{override}: {plain} is chosen by name. `curate --help` lists them.")
+    if plain in GROUPS and any("[" in part.strip()[1:] for part in split(value)):
+        raise ConfigError(f"{override}: a list of names, and no lists in it.")
     if plain in GROUPS and not multirun and _commas(value):
         listed = f"a list is written in brackets, '{plain}=[{value}]'; " if plain == "stages" else ""
         raise ConfigError(f"{override}: {listed}values with commas between them are a sweep, and that needs -m.")
     if plain == "output" and multirun and _commas(value) and not Path(value).exists():
         raise ConfigError(f"{override}: a sweep has one output, with a folder in it for each job.")
-    if plain.rpartition(".")[2] in PATHS:
+    if plain.rpartition(".")[2] in PATHS or plain == "name":
         value = _quoted(plain, value, multirun)
     elif _commas(value) and not multirun:
         raise ConfigError(
@@ -69,16 +74,39 @@ def _prepared(override: str, multirun: bool) -> str:
     return f"{name if is_group else '++' + plain}={value}"
 
 
+def _parsed(prepared: str, typed: str) -> str:
+    """The override again. Raises ConfigError, in the words that were typed, where Hydra's grammar does not take it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_overrides([prepared])
+    except HydraException as error:
+        name, _, value = typed.partition("=")
+        as_text = "" if name in GROUPS or value.startswith("[") else f" As text it is written {_in_shell(name, value)}."
+        raise ConfigError(
+            f"{typed}: cannot be read: a bracket, brace or quote is open, or a sign stands where it cannot.{as_text}"
+        ) from error
+    return prepared
+
+
+def _in_shell(name: str, value: str) -> str:
+    """A setting as it is typed where its value holds signs that mean something to Hydra, to a shell, or to both."""
+    text = f"{name}={_in_quotes(value)}"
+    return shlex.quote(text) if re.search(r'["$`\\!]', text) else f'"{text}"'
+
+
 def _commas(value: str) -> bool:
     return len(split(value)) > 1
 
 
 def split(text: str) -> list[str]:
     """A text at its commas, those inside brackets, braces, parentheses and quotes left alone."""
-    parts, depth, quote = [""], 0, ""
+    parts, depth, quote, escaped = [""], 0, "", False
     for sign in text:
         if quote:
-            quote = "" if sign == quote else quote
+            quote = "" if sign == quote and not escaped else quote
+            escaped = sign == "\\" and not escaped
         elif sign in "'\"":
             quote = sign
         elif sign in "([{":
@@ -99,7 +127,7 @@ def _quoted(name: str, value: str, multirun: bool) -> str:
             several = (
                 f"several values are written as a list, '{name}=[{value}]'"
                 if name.rpartition(".")[2] in LISTS
-                else (f"a comma in a name is written \"{name}='{value}'\"")
+                else f"a comma in a name is written {_in_shell(name, value)}"
             )
             raise ConfigError(f"{name}={value}: {several}; with commas alone they are a sweep, and that needs -m.")
         values = [value]
@@ -112,6 +140,11 @@ def _one(value: str) -> str:
         return f"[{','.join(_one(element.strip()) for element in elements)}]"
     if value in ("null", "") or _is_quoted(value):
         return value
+    return _in_quotes(value)
+
+
+def _in_quotes(value: str) -> str:
+    """A value as Hydra's grammar takes any text: between quotes, those in it escaped."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
     return QuotedString(text=value, quote=Quote.single).with_quotes()

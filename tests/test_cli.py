@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -68,6 +69,10 @@ def test_all_mistakes_show_at_once_with_what_was_probably_meant(said):
         (["~nothing"], "nothing"),
         (["--nonsense"], "--nonsense"),
         (["loose"], "loose: is no setting"),
+        (["stages=[[read]]"], "stages=[[read]]: a list of names, and no lists in it"),
+        (["~read=5", READ_ONLY], "~read=5: a stage is taken out by its name alone"),
+        (["stage/read=x", READ_ONLY], "stage/read: there is no such group of files. Did you mean stages?"),
+        (["output=${oc.env:NOT_SET_AT_ALL}", READ_ONLY], "curate: output: Environment variable 'NOT_SET_AT_ALL' not found"),
         (["--config-dir", "nowhere"], "--config-dir nowhere: there is no such folder"),
         (["cluster=scheduler", READ_ONLY], "cluster.address: must be given"),
         (["cluster=cuda", READ_ONLY], "cuda was asked for, but"),
@@ -100,6 +105,27 @@ def test_a_mistake_is_answered_in_words_with_exit_2(said, tmp_path, arguments, e
     assert code == 2
     assert "Traceback" not in text
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("typed", ["max_failed='1", "max_failed=(1", "read.formats=[JPEG", "read.image_suffix=a'b"])
+def test_what_hydras_grammar_does_not_take_is_answered_in_the_words_that_were_typed(said, typed):
+    """No name of a parser's class, no `++` that nobody typed."""
+    code, text = said(READ_ONLY, "input=in", "output=out", typed)
+    assert code == 2
+    assert f"curate: {typed}: cannot be read" in text
+    assert "++" not in text
+    assert not re.search(r"[A-Z]\w+Exception|input '|expecting", text)
+
+
+@pytest.mark.parametrize("name", ["a,b", "st ore,{}'x", 'a,"b', "a,b\\"])
+def test_the_advice_for_a_comma_in_a_name_works_when_it_is_typed(said, tmp_path, name):
+    """It is pasted into a shell as it stands."""
+    make_shard(tmp_path / "in/a.tar", make_samples(1))
+    code, text = said(READ_ONLY, "input=in", "output=out", f"store={name}")
+    assert code == 2
+    advice = text.partition("is written ")[2].partition("; with commas")[0]
+    assert said(READ_ONLY, "input=in", "output=out", *shlex.split(advice))[0] == 0
+    assert (tmp_path / name / "FORMAT").exists()
 
 
 def test_paths_are_looked_at_although_a_setting_is_wrong(said, tmp_path):
