@@ -162,7 +162,7 @@ def help_page(config_dir: Path | None = None) -> str:
         rows = [(path.stem, _caption(path)) for path in files]
         parts.append(f"{title}:\n" + "\n".join(f"  {name:<20} {caption}" for name, caption in rows) + "\n")
     parts.append(OPTIONS)
-    parts.append("Every setting with its meaning: the files in conf/, or `curate --cfg job`.")
+    parts.append(f"Every setting: `curate --cfg job`; what each means: the comments in {CONF}")
     return "\n".join(parts)
 
 

@@ -224,13 +224,10 @@ class Cluster:
         """What was detected and is used, for run.json; `line` says it in one sentence."""
         shape = self.shape
         workers = self._count_workers() if self._client else shape.n_workers
-        threads = shape.threads or "all"
-        line = f"{workers} {shape.kind} worker{'s' if workers != 1 else ''} on {shape.device}, {threads} threads each"
-        line += f"; no GPU is used: {shape.no_gpu}" if shape.no_gpu else ""
         return {
             "kind": shape.kind, "device": shape.device, "workers": workers, "threads": shape.threads,
             "in_flight": shape.in_flight, "cores": machine.cores(), "memory_bytes": machine.memory_bytes(),
-            "line": line,
+            "line": shape.told(workers, self.settings.address),
         }  # fmt: skip
 
 

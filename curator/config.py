@@ -10,13 +10,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ValidationError
 
 from curator.custom import BUILT_IN, stage_class
 from curator.errors import ConfigError, CuratorError
 from curator.settings import Settings, checked
 from curator.stage import ProcessingStage, fields_of
-from curator.wording import meant, plain
+from curator.wording import meant
 
 NOT_SETTINGS = ("hydra", "sweep", "name")
 GROUPS = ("stages", "recipe", "experiment")  # of files that say by their first line where their settings stand
@@ -49,7 +48,7 @@ def job_of(config: DictConfig, typed: Sequence[str], config_dir: Path | None) ->
     settings: dict[str, Any] = {}
     for name, value in nodes.items():
         if name in GROUPS:
-            mistakes.append(_without_header(name))
+            mistakes.append(_without_header(name, config_dir))
         elif isinstance(value, dict) and "_target_" in value:
             _take(stages, mistakes, name, value, config_dir)
         elif name in Settings.model_fields:
@@ -83,11 +82,9 @@ def built(name: str, node: Mapping[str, Any], config_dir: Path | None) -> Proces
     mistakes += [f"{name}.{key}: no such setting.{meant(key, fields_of(kind))}" for key in unknown]
     try:
         stage = kind(name=name, **{k: v for k, v in fields.items() if k not in unknown})
-    except ValidationError as error:
-        mistakes += plain(error, f"{name}.")
     except CuratorError as error:
         lines = str(error).splitlines()
-        mistakes += [line if line.startswith(f"{name}.") else f"{name}: {line}" for line in lines]
+        mistakes += [line if line.startswith((f"{name}.", f"{name}:")) else f"{name}: {line}" for line in lines]
     if mistakes:
         raise ConfigError(mistakes)
     return stage
@@ -136,9 +133,13 @@ def _sweep_mistakes(sweep: Any) -> list[str]:
     return mistakes
 
 
-def _without_header(group: str) -> str:
-    header = "_global_" if group != "stages" else "<its name>"
-    return f"{group}: a file in {group}/ stands under its group; its first line must be `# @package {header}`."
+def _without_header(group: str, config_dir: Path | None) -> str:
+    """A file without its first line is composed under the name of its folder: which one, and what the line is."""
+    files = sorted((config_dir / group).glob("*.yaml")) if config_dir is not None else []
+    lacking = [f for f in files if not re.match(r"\s*#\s*@package\b", f.read_text(errors="replace"))]
+    named = " or ".join(f"{group}/{file.name}" for file in lacking) or f"a file in {group}/"
+    header = "_global_" if group != "stages" else lacking[0].stem if len(lacking) == 1 else "<its name>"
+    return f"{named}: stands under its group; its first line must be `# @package {header}`."
 
 
 def known_stages(config_dir: Path | None) -> list[str]:

@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import inspect
 import os
+import re
 import sys
 import traceback
 import types
@@ -215,6 +216,13 @@ def _checked(thing: Any, target: str, where: str) -> StageClass:
 
 
 def _no_stage(target: str, where: str, config_dir: Path | None) -> str:
+    stem = target.rpartition(".")[0]
+    if config_dir is not None and not stem.isidentifier() and (config_dir / f"{stem}.py").is_file():
+        plain = re.sub(r"\W", "_", stem)
+        return (
+            f"{where}._target_: {config_dir / stem}.py must be called as Python modules are: letters, digits and _, "
+            f"such as {plain if plain.isidentifier() else f'stage_{plain}'}.py."
+        )
     place = f" of {config_dir}" if config_dir is not None else " of --config-dir (none was given)"
     return (
         f"{where}._target_ names {target}, which is no stage of Curator,{place} or of an installed plug-in. "

@@ -173,6 +173,13 @@ class Shape:
     decoders: int | None
     no_gpu: str = ""  # why none is used, where one was to be expected
 
+    def told(self, workers: int, address: str | None) -> str:
+        """So many workers, in one sentence."""
+        noun = "worker" if workers == 1 else "workers"
+        whose = f"{noun} at {address}" if self.kind == "scheduler" else f"{self.kind} {noun} on {self.device}"
+        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'} each" if self.threads else "with all cores"
+        return f"{workers} {whose}, {threads}{f'; no GPU is used: {self.no_gpu}' if self.no_gpu else ''}"
+
 
 def shape_of(settings: ClusterSettings, model_bytes: int, in_flight_per_gpu: int) -> Shape:
     """What to start: asked for, or found out. Raises ConfigError where what was asked for cannot be."""

@@ -74,8 +74,7 @@ def settled(
     """Stages and settings as they will run: what is missing is added, and said; NeMo's names are understood."""
     given = dict(given)
     if classes := [s for s in stages if not isinstance(s, ProcessingStage)]:
-        named = [s.__name__ if isinstance(s, type) else repr(s) for s in classes]
-        raise ConfigError([f"stages: {name} is no stage; an instance is one, such as {name}()." for name in named])
+        raise ConfigError([_no_stage(thing) for thing in classes])
     for stage in stages:
         for name, field, key in ALIASES:
             if type(stage).called == name and given.get(key) is None and getattr(stage, field, None) is not None:
@@ -91,12 +90,18 @@ def settled(
     return completed(list(stages), say), checked(given)
 
 
+def _no_stage(thing: Any) -> str:
+    if isinstance(thing, type):
+        return f"stages: {thing.__name__} is no stage; an instance is one, such as {thing.__name__}()."
+    return f"stages: {thing!r} is no stage, as ImageReaderStage() is one."
+
+
 def checked(given: Mapping[str, Any]) -> Settings:
     """Settings, or ConfigError with a line per mistake."""
     try:
         return Settings(**given)
     except ValidationError as error:
-        raise ConfigError(plain(error, "")) from error
+        raise ConfigError(plain(error, "", Settings.model_fields)) from error
 
 
 def completed(stages: list[ProcessingStage], say: Any) -> list[ProcessingStage]:

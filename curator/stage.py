@@ -25,8 +25,11 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+
+from curator.errors import ConfigError
+from curator.wording import plain
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -183,6 +186,18 @@ class ProcessingStage(BaseModel):
     called: ClassVar[str] = ""  # the name in YAML; by default the class's name in snake case
     needs: ClassVar[tuple[Need, ...]] = ()
     gives: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, *values: Any, **settings: Any) -> None:
+        """Check the settings. Raises ConfigError with a line for each mistake."""
+        kind = type(self)
+        if values:
+            raise ConfigError(f"{kind.__name__}: settings are given by name, as in {kind.__name__}(action='flag').")
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise ConfigError(
+                plain(error, f"{settings.get('name') or kind.default_name()}.", fields_of(kind))
+            ) from None
 
     name: str = speeds("")
     action: Literal["drop", "flag"] = decides("drop")

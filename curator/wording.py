@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,12 +15,14 @@ def meant(word: str, words: Any) -> str:
     return f" Did you mean {near[0]}?" if near else ""
 
 
-def plain(error: ValidationError, prefix: str) -> list[str]:
-    """Pydantic's findings in plain words, one line each, `prefix` before the setting's name."""
+def plain(error: ValidationError, prefix: str, known: Iterable[str] = ()) -> list[str]:
+    """Pydantic's findings in plain words, one line each, `prefix` before the setting's name; `known`: all names."""
     lines = []
     for fault in error.errors():
         place = prefix + ".".join(str(part) for part in fault["loc"] if part != "str" and "[" not in str(part))
-        lines.append(f"{place.rstrip('.')}: {_words(fault)}")
+        is_strange = fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1
+        near = f".{meant(str(fault['loc'][0]), known)}" if is_strange else ""
+        lines.append(f"{place.rstrip('.')}: {_words(fault)}{near}")
     return list(dict.fromkeys(lines))
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from curator.errors import ConfigError, WeightsError
@@ -149,7 +148,7 @@ def test_a_very_long_strip_costs_no_more_memory_than_a_picture() -> None:
 )
 def test_a_wrong_setting_is_told_with_what_is_right(settings: dict[str, str], said: str) -> None:
     """Also the activation that nobody sees: OpenAI's weights with GELU give other vectors and no error."""
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ConfigError, match=said):
         ImageEmbeddingStage(**settings)
 
 

@@ -110,13 +110,23 @@ def test_the_working_folder_does_not_make_a_stages_file_importable(curate, my, t
     assert ran.code == 0, ran.said
 
 
+def test_a_file_whose_name_no_module_may_have_is_told_so(curate, my):
+    """`sat two.py` lies there, and `no stage of my/` would not say why it is none."""
+    (my / "saturation.py").rename(my / "sat two.py")
+    file = my / "stages/saturation.yaml"
+    file.write_text(file.read_text().replace("saturation.Saturation", "sat two.Saturation"))
+    ran = run(curate)
+    assert ran.code == 2
+    assert "letters, digits and _, such as sat_two.py" in ran.err
+
+
 def test_a_stages_yaml_without_its_header_is_told_so(curate, my):
     """Hydra would put it under `stages`, where it would run by that name."""
     file = my / "stages/saturation.yaml"
     file.write_text(file.read_text().replace("# @package saturation\n", ""))
     ran = run(curate)
     assert ran.code == 2
-    assert "its first line must be `# @package <its name>`" in ran.err
+    assert "stages/saturation.yaml: stands under its group; its first line must be `# @package saturation`" in ran.err
 
 
 def test_a_nested_target_is_refused(curate, my):

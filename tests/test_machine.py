@@ -101,3 +101,10 @@ def test_torch_is_not_imported_to_find_that_there_is_no_gpu():
     if any(Path("/dev").glob("nvidia[0-9]*")):
         pytest.skip("a GPU is here")
     assert tell("import sys; from curator import machine; machine.gpus(); print('torch' in sys.modules)") == "False"
+
+
+def test_workers_are_told_in_a_sentence_that_reads_well():
+    """Of a scheduler nothing is known but its address."""
+    local, theirs = machine.Shape("local", "cpu", 1, 1, 2, 1), machine.Shape("scheduler", "auto", 0, None, 2, None)
+    assert local.told(1, None) == "1 local worker on cpu, 1 thread each"
+    assert theirs.told(2, "tcp://10.0.0.1:8786") == "2 workers at tcp://10.0.0.1:8786, with all cores"
