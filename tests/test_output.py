@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from curator.errors import OutsideError
+from curator import FilePartitioningStage, ImageReaderStage, ImageWriterStage
+from curator.errors import ConfigError, OutsideError
 from curator.output import Output
+from tests.conftest import make_samples, make_shard, tree
+from tests.stages import Brightness
+
+SOURCES = (FilePartitioningStage(), ImageReaderStage())
 
 
 def state(folder: Path) -> dict[str, str]:
@@ -103,3 +108,42 @@ def test_a_folder_with_other_things_is_foreign_and_one_of_ours_is_not(tmp_path):
     with output.locked():
         make(output, "x", ("ledger",))
     assert not output.is_foreign
+
+
+def test_an_output_that_holds_something_else_is_not_touched(pipeline, tmp_path):
+    """overwrite=true is asked for, and then what is foreign stays beside the result."""
+    make_shard(tmp_path / "a.tar", make_samples(2))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.doc").write_text("mine")
+    with pytest.raises(ConfigError, match="overwrite=true"):
+        pipeline([*SOURCES, ImageWriterStage()], input=tmp_path / "a.tar")
+    pipeline([*SOURCES, ImageWriterStage()], input=tmp_path / "a.tar", overwrite=True)
+    assert (tmp_path / "out/thesis.doc").read_text() == "mine"
+    with pytest.raises(ConfigError, match="overwrite=true to lose them"):
+        pipeline([*SOURCES, Brightness()], input=tmp_path / "a.tar")
+
+
+def test_shards_are_not_lost_to_a_run_that_keeps_nothing(pipeline, tmp_path):
+    """A threshold set too high must not delete a finished dataset: exit 2, unless overwrite=true; measured once."""
+    make_shard(tmp_path / "a.tar", make_samples(4))
+    make_shard(tmp_path / "bad.tar", {"x.jpg": b"", "y.jpg": b"no image"})
+    pipeline([*SOURCES, Brightness(), ImageWriterStage()], input=tmp_path / "a.tar")
+    before = tree(tmp_path / "out")
+    nothing = [*SOURCES, Brightness(score_threshold=2.0), ImageWriterStage()]
+    with pytest.raises(
+        ConfigError, match="holds the shards of 4 images, and this run keeps none of 4 inputs: 4 dropped"
+    ):
+        pipeline(nothing, input=tmp_path / "a.tar")
+    with pytest.raises(ConfigError, match=r"2 failed \(empty_file 1, not_an_image 1\)"):
+        pipeline([*SOURCES, ImageWriterStage()], input=tmp_path / "bad.tar")
+    assert tree(tmp_path / "out") == before
+    assert pipeline(nothing, input=tmp_path / "a.tar", overwrite=True).run["work"]["decoded"] == 0
+    assert not (tmp_path / "out/shards").exists()
+
+
+def test_zero_kept_rows_leave_no_empty_tar(pipeline, tmp_path):
+    """CASES 17 (webdataset #376)."""
+    make_shard(tmp_path / "a.tar", make_samples(4))
+    result = pipeline([*SOURCES, Brightness(score_threshold=2.0), ImageWriterStage()], input=tmp_path / "a.tar")
+    assert result.counts["kept"] == 0
+    assert not (tmp_path / "out/shards").exists()
