@@ -27,7 +27,7 @@ def mistakes_of(stages: Sequence[ProcessingStage], settings: Settings, whole: bo
     Not `whole`: some stages could not be built.
     """
     cluster = machine.mistakes_of(settings.cluster)
-    writes = not whole or (settings.write_images and any(s.has("write") for s in stages))
+    writes = not whole or (settings.write_images and any(s.copies_images for s in stages))
     places = [*_input(stages, settings), *_output(settings, writes), *_folder("store", settings.store)]
     return [*places, *_weights(stages), *cluster]
 

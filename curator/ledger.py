@@ -85,8 +85,11 @@ def reasons(ledger: pa.Table, most: int) -> list[tuple[str, str]]:
     return [(cause, failed.column("reason")[row].as_py() or "") for cause, row in zip(causes, rows, strict=True)]
 
 
-def check(ledger: pa.Table, inputs: int, written: bool) -> None:
-    """The invariants of every run; a broken one is a bug of Curator, and ends the run before anything is replaced."""
+def check(ledger: pa.Table, inputs: int, written: Sequence[str]) -> None:
+    """The invariants of every run; a broken one is a bug of Curator, and ends the run before anything is replaced.
+
+    `written`: the statuses whose rows have an output place, none where nothing is written.
+    """
     total = counts(ledger)
     assert total["inputs"] == inputs, f"{total['inputs']} ledger rows for {inputs} inputs"
     assert sum(total[s] for s in STATUSES) == inputs, f"the ledger does not add up: {total}"
@@ -96,7 +99,8 @@ def check(ledger: pa.Table, inputs: int, written: bool) -> None:
     assert kept[stands_for.astype(np.int64)].all(), "a duplicate's representative is not kept"
     if written:
         placed = ledger.column("output_shard").combine_chunks().is_valid().to_numpy(zero_copy_only=False)
-        assert (placed == kept).all(), "kept rows and written rows differ"
+        expected = pc.is_in(ledger.column("status"), pa.array(written)).to_numpy(zero_copy_only=False)
+        assert (placed == expected).all(), f"{' and '.join(written)} rows and written rows differ"
 
 
 def write(ledger: pa.Table, folder: Path) -> str:

@@ -28,7 +28,7 @@ from curator.phases.columns import Found, Samples
 from curator.phases.decide import Verdicts, decide
 from curator.phases.gather import Missing, find, gather
 from curator.phases.measure import Census, measure
-from curator.phases.write import StoredSource, write
+from curator.phases.write import StoredSource, statuses_written, write
 from curator.record import run_identity, run_record
 from curator.rehearsal import rehearsal
 from curator.settings import DEMO_FOLDER, Settings, completed, settled
@@ -252,7 +252,7 @@ class Run:
         if before is None:
             return
         had, total = before.get("counts", {}), ledgers.counts(ledger)
-        writes = self.plan.writers and self.settings.write_images
+        writes = self.settings.write_images and any(w.copies_images for w in self.plan.writers)
         if writes and not total["kept"] and "shards" in before.get("parts", []) and not self.settings.overwrite:
             causes = f" ({ledgers.causes(ledger)})" if total["failed"] else ""
             raise ConfigError(
@@ -268,11 +268,11 @@ class Run:
     def _written(self, ledger: pa.Table, census: Census) -> tuple[pa.Table, dict[str, Any]]:
         """Copy what is kept into `.next`, and the ledger beside it."""
         folder = self.output.begin()
-        source = StoredSource(self.store, census.shards)
-        writers = self.plan.writers if self.settings.write_images else ()
+        source = StoredSource(self.store, census.shards, self.plan)
+        writers = [w for w in self.plan.writers if w.light or self.settings.write_images]
         ledger, facts = write(ledger, writers, source, folder, _in_threads)
         inputs = sum(known.samples + (known.damage is not None) for known in census.shards)
-        ledgers.check(ledger, inputs, bool(writers))
+        ledgers.check(ledger, inputs, statuses_written(writers))
         facts["ledger_sha256"] = ledgers.write(ledger, folder / "ledger")
         return ledger, facts
 

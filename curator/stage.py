@@ -5,7 +5,7 @@ A stage is one of four kinds, told by its verbs, and takes part wherever it has 
     source       list(inputs) -> shards, or index(shard) -> samples              touches files
     image        prepare(image) -> array, measure(batch) -> columns, keep(rows) -> mask
     collection   find(vectors, each) -> found, choose(rows, found, alive) -> Choice
-    writer       write(rows, ...)                                                touches files
+    writer       write(rows, source, folder, each) -> columns, facts             touches files
 
 A collection needs no `find`: then it chooses from columns alone. It may also `measure` the columns it chooses from.
 
@@ -165,6 +165,30 @@ class Choice:
     walked: int = 0
 
 
+class Source(Protocol):
+    """What a writer takes from: the samples behind rows of the ledger. Pickles as a description."""
+
+    ledger: Any  # the whole ledger, a pyarrow Table; for the writer itself, not for its tasks
+
+    def shard(self, given: str) -> Any:
+        """The shard that the ledger calls by this name: a `curator.formats.base.Shard`."""
+
+    def sample(self, shard: str, index: int) -> Any:
+        """One `curator.formats.base.Sample` by its place; cheap when asked in order."""
+
+    def read(self, shard: str, members: Iterable[Any]) -> Iterator[bytes]:
+        """The bytes of some members of a shard, in order."""
+
+    def check(self, shard: str) -> None:
+        """Raises InputChanged where the file is not the one that was measured."""
+
+    def vectors(self, stage: str, rows: Any) -> Iterator[tuple[Array, Mask]]:
+        """The stored embeddings that a stage is fed, in the order of `rows`, a table with `shard` and `index`.
+
+        Parts of some hundred rows: (n, D) float16 unit vectors, and (n,) True where a row has one.
+        """
+
+
 class ProcessingStage(BaseModel):
     """The one base of all stages: frozen, keyword-only, checked when it is made, and thin.
 
@@ -186,6 +210,8 @@ class ProcessingStage(BaseModel):
     called: ClassVar[str] = ""  # the name in YAML; by default the class's name in snake case
     needs: ClassVar[tuple[Need, ...]] = ()
     gives: ClassVar[tuple[str, ...]] = ()
+    copies_images: ClassVar[bool] = False  # of a writer: whether the images' bytes go where it writes
+    light: ClassVar[bool] = False  # of a writer: whether each job of a sweep may run it
 
     def __init__(self, *values: Any, **settings: Any) -> None:
         """Check the settings. Raises ConfigError with a line for each mistake."""

@@ -117,7 +117,7 @@ def _closing(ledger: pa.Table, run: dict[str, Any], output: str, plan: Plan) -> 
     yield from _failures(ledger, run, plan)
     if run["passed_over"]:
         yield f"passed over: {run['passed_over']:,} (files that belong to no image, dot-names, links to folders)"
-    if not total["kept"] and plan.writers and run["config"]["write_images"]:
+    if not total["kept"] and run["config"]["write_images"] and any(w.copies_images for w in plan.writers):
         yield "nothing was kept, so no shards were written; the ledger says why"
     yield from _remarks(run)
     for stage in plan.images if not plan.collections and not plan.writers else ():

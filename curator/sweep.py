@@ -81,7 +81,7 @@ class Sweep:
 
         settings = for_a_job(job, self.parent / row.folder)
         self.rehearsed = bool(settings["dry_run"])
-        self.skipped |= not settings["write_images"] and any(s.kind == "writer" for s in job.stages)
+        self.skipped |= not settings["write_images"] and any(s.kind == "writer" and not s.light for s in job.stages)
         record = {
             "hydra": files,
             "config": job.shown,

@@ -147,3 +147,11 @@ def test_zero_kept_rows_leave_no_empty_tar(pipeline, tmp_path):
     result = pipeline([*SOURCES, Brightness(score_threshold=2.0), ImageWriterStage()], input=tmp_path / "a.tar")
     assert result.counts["kept"] == 0
     assert not (tmp_path / "out/shards").exists()
+
+
+def test_include_dropped_writes_what_is_dropped_and_never_what_failed(pipeline, tmp_path):
+    """The ledger says which they are, and where each lies."""
+    make_shard(tmp_path / "a.tar", make_samples(4) | {"x.jpg": b"no image"})
+    stages = [*SOURCES, Brightness(score_threshold=2.0), ImageWriterStage(include_dropped=True)]
+    rows = pipeline(stages, input=tmp_path / "a.tar").ledger.to_pylist()
+    assert [(row["status"], row["output_shard"]) for row in rows] == [("dropped", "00000.tar")] * 4 + [("failed", None)]

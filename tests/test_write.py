@@ -23,6 +23,7 @@ from curator.formats.shards import output_keys
 from curator.phases import inputs
 from curator.phases.write import StoredSource
 from curator.store import Store
+from curator.wiring import Plan
 from tests.conftest import make_image, make_samples, make_shard, tar_members, tree
 from tests.tars import tar_of
 
@@ -34,7 +35,7 @@ class Run:
         read, store = ImageReaderStage(), Store(folder / "store")
         shards = FilePartitioningStage().list([str(path) for path in given])
         self.known = [inputs.look(store, read, shard, "reader") for shard in shards]
-        self.source = StoredSource(store, self.known)
+        self.source = StoredSource(store, self.known, Plan(()))
         rows = [self._row(read, shard, n) for shard in shards for n in range(len(read.index(shard).samples))]
         self.kept = pa.Table.from_pylist(rows)
 
@@ -196,7 +197,7 @@ def test_a_folder_is_looked_through_twice_however_many_tars_it_fills(tmp_path):
     for n in range(30):
         (tmp_path / f"in/{n:05d}.jpg").write_bytes(make_image(n))
     run = Run(tmp_path, tmp_path / "in")
-    run.source = Counted(run.source.store, run.known)
+    run.source = Counted(run.source.store, run.known, Plan(()))
     assert run.write(tmp_path / "out", samples_per_shard=2)[1]["shards"] == 15
     assert Counted.looks == 2
 

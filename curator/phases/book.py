@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,11 +108,8 @@ def texts(names: Any) -> pa.Array:
     return pc.replace_with_mask(plain, pa.array(odd), replaced)
 
 
-def with_output(ledger: pa.Table, kept: Array, columns: dict[str, Sequence[Any]]) -> pa.Table:
-    """The ledger with the places that writers gave to the kept rows (`kept`: their row numbers)."""
+def with_output(ledger: pa.Table, places: Mapping[str, Array]) -> pa.Table:
+    """The ledger with the places that writers gave to its rows: (N,) text or None for each column of OUTPUT."""
     for name in OUTPUT.names:
-        values = np.full(ledger.num_rows, None, object)
-        if name in columns:
-            values[kept] = np.asarray(columns[name], object)
-        ledger = ledger.append_column(name, pa.array(values, pa.string()))
+        ledger = ledger.append_column(name, pa.array(places[name], pa.string()))
     return ledger

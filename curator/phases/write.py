@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +13,34 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curator.errors import InputChanged, OutsideError
+from curator import address
+from curator.errors import InputChanged, OutsideError, StoreError
 from curator.formats import reader_of
 from curator.formats.base import Member, Sample, Shard
+from curator.ledger import OUTPUT
 from curator.phases import inputs
 from curator.phases.book import with_output
 from curator.phases.inputs import Known, Members
-from curator.stage import Each
-from curator.store import Store
+from curator.stage import Array, Each, Mask
+from curator.store import Store, vectors_of
 from curator.units import readable
+from curator.wiring import Plan
 
 SAMPLES_AT_ONCE = 1024
 
 
 class StoredSource:
-    """The samples of a run, as their shards were indexed. Pickles as a description."""
+    """The samples of a run, as their shards were indexed, and what embedded them. Pickles as a description."""
 
-    def __init__(self, store: Store, shards: Sequence[Known]) -> None:
+    def __init__(self, store: Store, shards: Sequence[Known], plan: Plan) -> None:
         self.store, self.shards = store, list(shards)
+        self.feeds = {stage: (feed, plan.keys[feed]) for stage, feed in plan.feeds.items()}
+        self.ledger: Any = None
         self._members: tuple[str, Members] | None = None
         self._window: tuple[str, int, list[Sample]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"store": self.store, "shards": self.shards, "_members": None, "_window": None}
+        return {**self.__dict__, "ledger": None, "_members": None, "_window": None}
 
     @cached_property
     def _known(self) -> dict[str, Known]:
@@ -64,6 +70,23 @@ class StoredSource:
         """The bytes of some members of a shard, in order."""
         yield from reader_of(self.shard(shard)).read(self.shard(shard), members)
 
+    def vectors(self, stage: str, rows: pa.Table) -> Iterator[tuple[Array, Mask]]:
+        """The embeddings that a stage is fed, piece by piece in the order of the rows."""
+        feed, key = self.feeds[stage]
+        shards, indices = rows.column("shard").to_pylist(), rows.column("index").to_numpy()
+        for given, places in groupby(zip(shards, indices.tolist(), strict=True), lambda place: place[0]):
+            known = self._known[given]
+            at = np.array([index for _, index in places], np.int64)
+            pieces = np.searchsorted(known.starts, at, side="right") - 1
+            for begin, end in _runs(pieces):
+                content = known.contents[pieces[begin]]
+                stored = self.store.get(feed, address.measurement(key, str(content)))
+                if stored is None:
+                    raise StoreError(f"{given}: its vectors went missing; run the same command again.")
+                emb_ND, has = vectors_of(stored.table)
+                here = at[begin:end] - known.starts[pieces[begin]]
+                yield emb_ND[here], has[here]
+
     def check(self, shard: str) -> None:
         """Raise InputChanged where the file is not the one that was measured; the next run looks at it again."""
         known = self._known[shard]
@@ -86,22 +109,44 @@ class StoredSource:
 def write(
     ledger: pa.Table, writers: Sequence[Any], source: StoredSource, folder: Path, each: Each
 ) -> tuple[pa.Table, dict[str, Any]]:
-    """Run the writers over the kept rows; the ledger with `output_shard` and `output_key`, and facts by writer."""
-    kept = np.flatnonzero(pc.equal(ledger.column("status"), "kept").to_numpy())
-    rows = ledger.take(pa.array(kept))
-    columns: dict[str, Sequence[Any]] = {}
+    """Run the writers over the rows that they take; the ledger with `output_shard` and `output_key`, facts by writer.
+
+    A writer with `include_dropped` takes dropped rows as well; failed ones have no image to be written.
+    """
+    status = ledger.column("status")
+    kept = np.flatnonzero(pc.equal(status, "kept").to_numpy())
+    sound = np.flatnonzero(pc.not_equal(status, "failed").to_numpy())
+    places = {name: np.full(ledger.num_rows, None, object) for name in OUTPUT.names}
     facts: dict[str, Any] = {}
-    if writers:
-        _check_space(rows, folder)
+    source.ledger = ledger
     for writer in writers:
+        taken = sound if getattr(writer, "include_dropped", False) else kept
+        rows = ledger.take(pa.array(taken))
+        if writer.copies_images:
+            _check_space(rows, folder)
         try:
             given, facts[writer.name] = writer.write(rows, source, folder, each)
         except InputChanged as error:
             if error.shard is not None:
                 source.forget(error.shard)
             raise
-        columns = {**given, **columns}
-    return with_output(ledger, kept, columns), facts
+        for name in given.keys() & places.keys():
+            free = np.array([had is None for had in places[name][taken]], bool)  # the ledger names the first place
+            places[name][taken[free]] = np.asarray(given[name], object)[free]
+    return with_output(ledger, places), facts
+
+
+def statuses_written(writers: Sequence[Any]) -> list[str]:
+    """The statuses whose rows have an output place once these writers are through."""
+    copying = [w for w in writers if w.copies_images]
+    dropped = any(getattr(w, "include_dropped", False) for w in copying)
+    return (["kept", "dropped"] if dropped else ["kept"]) if copying else []
+
+
+def _runs(numbers: Array) -> Iterator[tuple[int, int]]:
+    """Where equal neighbours begin and end."""
+    borders = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+    return pairwise(borders)
 
 
 def _check_space(rows: pa.Table, folder: Path) -> None:
@@ -109,6 +154,6 @@ def _check_space(rows: pa.Table, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutsideError(
-            f"{folder.parent}: the kept images take {readable(needed)}, and {readable(free)} are free. "
+            f"{folder.parent}: the images take {readable(needed)}, and {readable(free)} are free. "
             "All earlier work is safe: free some space, or name another place with output=... and run again."
         )

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from curator.formats.shards import Job, Written, shards_of, write_shard
-from curator.stage import Each, ProcessingStage, decides, speeds
+from curator.stage import Each, ProcessingStage, Source, decides, speeds
 from curator.units import Size, counted, parse_bytes
 
 FEW_SHARDS = 8  # fewer than this limit how many readers can share the work
@@ -23,10 +23,12 @@ class ImageWriterStage(ProcessingStage):
     called: ClassVar[str] = "write"
     version: ClassVar[int] = 1
     ignored: ClassVar[tuple[str, ...]] = ("deterministic_name",)
+    copies_images: ClassVar[bool] = True
 
     samples_per_shard: int = decides(1000, ge=1)
     max_shard_bytes: Size | None = decides(None)
     min_shards: int | None = decides(None, ge=1)
+    include_dropped: bool = decides(False)
     images_per_tar: int | None = decides(None, ge=1)
     output_dir: str | None = speeds(None)
     verbose: bool = speeds(False)
@@ -34,9 +36,9 @@ class ImageWriterStage(ProcessingStage):
     remove_image_data: bool = speeds(False)
 
     def write(
-        self, kept: pa.Table, source: Any, folder: Path, each: Each
+        self, kept: pa.Table, source: Source, folder: Path, each: Each
     ) -> tuple[dict[str, Sequence[Any]], dict[str, Any]]:
-        """Write the kept rows; `output_shard` and `output_key` for each of them, and facts for run.json.
+        """Write the rows; `output_shard` and `output_key` for each of them, and facts for run.json.
 
         Raises InputChanged where the input is not what was measured.
         """
