@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from curator import machine
 from curator.custom import builtin_stage
@@ -18,7 +17,7 @@ from curator.phases.measure import survey, weights_needed
 from curator.settings import Settings
 from curator.stage import ProcessingStage
 from curator.store import Store
-from curator.wiring import Plan
+from curator.wiring import Plan, shards_of
 
 
 def mistakes_of(stages: Sequence[ProcessingStage], settings: Settings, whole: bool = True) -> list[str]:
@@ -38,8 +37,11 @@ def _input(stages: Sequence[ProcessingStage], settings: Settings) -> Iterator[st
         return
     try:
         skip = settings.no_input
-        lists: Any = next((s for s in stages if s.has("list")), None) or builtin_stage("partition")
-        lists.list(settings.inputs, skip)
+        lists, reads = (
+            next((s for s in stages if s.has(verb)), None) or builtin_stage(name)
+            for verb, name in (("list", "partition"), ("index", "read"))
+        )
+        shards_of(lists, reads, settings.inputs, skip)
     except CuratorError as error:
         yield from str(error).splitlines()
         return
@@ -119,7 +121,7 @@ def missing_weights(plan: Plan, settings: Settings) -> list[str]:
     }
     if not any(missing.values()):
         return []
-    shards = plan.partition.list(settings.inputs, settings.no_input)
+    shards = plan.shards(settings.inputs, settings.no_input)
     store = Store(settings.store)
     needed = weights_needed(plan, store, survey(plan, store, shards, settings.fingerprint))
     return [line for stage in needed for line in missing[stage]]

@@ -74,6 +74,7 @@ class Cause(StrEnum):
     TOO_MANY_PIXELS = "too_many_pixels"
     FORMAT_OFF = "format_off"
     NO_IMAGE = "no_image"
+    MISSING_FILE = "missing_file"
     LINK_MEMBER = "link_member"
     SPECIAL_MEMBER = "special_member"
     MEMBER_TOO_LARGE = "member_too_large"

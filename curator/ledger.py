@@ -53,6 +53,8 @@ DUPLICATE = pa.schema(
         "duplicate_group": pa.int64(),
     }
 )
+CARRIED = "in_"
+"""How the names of columns begin that came along from a table."""
 OUTPUT = pa.schema({"output_shard": pa.string(), "output_key": pa.string()})
 
 

@@ -128,7 +128,7 @@ def check(stages: Sequence[ProcessingStage], settings: Settings) -> list[str]:
 def fetched(stages: Sequence[ProcessingStage], settings: Settings, voice: Voice) -> None:
     """The weights that a run would measure with are here. Raises WeightsError for all that cannot be had."""
     plan = wired(completed(list(stages), None), settings)
-    shards = plan.partition.list(settings.inputs, settings.no_input)
+    shards = plan.shards(settings.inputs, settings.no_input)
     weights.have(plan, Store(settings.store), shards, settings.fingerprint, voice)
 
 
@@ -165,7 +165,7 @@ class Run:
         self.stack.enter_context(self.output.locked())
         self.stack.enter_context(self.store.opened())
         self.output.begin()  # a place that cannot be written to is said before hours of measuring
-        self.shards = self.plan.partition.list(self.settings.inputs, self.settings.no_input)
+        self.shards = self.plan.shards(self.settings.inputs, self.settings.no_input)
         census, rows, found = self._timed("measure", lambda: self._measured(self.shards))
         identity = run_identity(self.plan, self.settings, census, found)
         if (done := self._finished(identity)) is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from curator import address
@@ -43,6 +44,10 @@ class Plan:
     def read(self) -> Any:
         """The source that finds a shard's samples."""
         return next(s for s in self.stages if s.has("index"))
+
+    def shards(self, inputs: Sequence[str], skip: Sequence[Path]) -> list[Any]:
+        """Every shard of the input as what it is. Raises ConfigError with every mistake about it."""
+        return shards_of(self.partition, self.read, inputs, skip)
 
     @cached_property
     def images(self) -> tuple[ProcessingStage, ...]:
@@ -83,6 +88,12 @@ class Plan:
         if stage.name in self.feeds:
             givers.add(self.feeds[stage.name])
         return sorted(givers)
+
+
+def shards_of(partition: Any, read: Any, inputs: Sequence[str], skip: Sequence[Path]) -> list[Any]:
+    """What `partition` lists, tables among it recognised by `read`, where that knows how."""
+    listed: list[Any] = partition.list(inputs, skip)
+    return read.recognise(listed) if hasattr(read, "recognise") else listed
 
 
 def pixels_of(stage: ProcessingStage) -> Pixels | None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from curator.formats.base import Reader, Shard
 from curator.formats.folder import FolderReader
+from curator.formats.lists import TableReader
 from curator.formats.webdataset import TarReader
 
-READERS: dict[str, Reader] = {"webdataset": TarReader(), "folder": FolderReader()}
+READERS: dict[str, Reader] = {
+    "webdataset": TarReader(),
+    "folder": FolderReader(),
+    **dict.fromkeys(("list", "urls", "parquet"), TableReader()),
+}
 
 
 def reader_of(shard: Shard) -> Reader:

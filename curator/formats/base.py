@@ -18,9 +18,16 @@ class Shard:
 
     given: str
     path: str  # absolute
-    format: str  # the reader's name: "webdataset" or "folder"
+    format: str  # the reader's name, as in formats.READERS
     bytes: int = 0  # size on disk where it is known without reading, for `blocksize`
     skip: tuple[str, ...] = ()  # of a folder: absolute folders below it that are no input (output, store)
+    roles: tuple[tuple[str, str], ...] = ()  # of a table: which column is what, as (role, column)
+    ignored: int = 0  # of a folder of tables: files in it that are none, told with the first of them
+    root: str = ""  # of a list: where its relative paths begin; of a list of URLs: where what was fetched lies
+
+    def role(self, name: str) -> str | None:
+        """The column of a table that has a role: image, url, caption, embedding, key."""
+        return dict(self.roles).get(name)
 
 
 @dataclass(frozen=True)
@@ -28,10 +35,12 @@ class Member:
     """One file of a sample: where its bytes lie. `fault` is set where its bytes must never be read (links ...)."""
 
     name: bytes  # as stored, folders included
-    offset: int  # of its first data byte in the shard; 0 for a file in a folder
+    offset: int  # of its first data byte in the shard or in `place`; 0 for a file of its own
     size: int
     fault: Cause | None = None
     detail: str = ""
+    place: str = ""  # the file that holds it, where that is not the shard
+    content: bytes | None = None  # its bytes, where they lie in no file: a caption out of a table
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class Sample:
     key: bytes
     members: tuple[Member, ...]
     notes: tuple[str, ...] = ()  # codes such as "duplicate_key", "joined_archive"
+    carried: str = ""  # what a table says of it besides, as a JSON object: the ledger's `in_` columns
 
     def suffix_of(self, member: Member) -> bytes:
         """What of a member's name stands behind the key and its dot: `jpg`, `left.jpg`; else behind the last dot."""

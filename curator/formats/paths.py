@@ -12,10 +12,12 @@ from pathlib import Path
 from curator.errors import ConfigError
 from curator.formats.base import Shard
 from curator.formats.folder import is_image, walk
+from curator.formats.tables import suffix_of
 from curator.ledger import shown
 
 TAR = ".tar"
-TABLES = (".parquet", ".csv", ".jsonl", ".tsv", ".txt", ".json", ".npy", ".npz")
+IN_FOLDERS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")  # .txt and .json lie beside images as well
+TABLE = "table"  # the format of a table until it is looked into
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 SHOWN = 5
 
@@ -143,8 +145,9 @@ def _shards(path: str, skip: set[str]) -> Iterator[Shard]:
         yield from _of_folder(path, skip)
         return
     lower = path.lower()
-    if lower.endswith(TABLES):
-        raise ConfigError(f"input: {path} is a list or a table; this version reads tars and folders of images.")
+    if suffix_of(path):
+        yield Shard(_given(path), os.path.abspath(path), TABLE, _size(path))
+        return
     if lower.endswith((TAR, *COMPRESSED)):
         yield _tar(path)
         return
@@ -174,11 +177,15 @@ def _size(path: str) -> int:
 
 def _of_folder(path: str, skip: set[str]) -> Iterator[Shard]:
     tars: list[str] = []
+    tables: list[str] = []
     lost: list[OSError] = []
-    others = size = 0
+    others = size = hidden = 0
     for folder, names, files in os.walk(path, onerror=lost.append):
         names[:] = sorted(n for n in names if not n.startswith(".") and os.path.realpath(f"{folder}/{n}") not in skip)
+        hidden += sum(name.startswith(".") for name in files)
         for name in sorted(f for f in files if not f.startswith(".")):
+            if name.lower().endswith(IN_FOLDERS):
+                tables.append(os.path.join(folder, name))
             if name.lower().endswith(TAR):
                 tars.append(os.path.join(folder, name))
             else:
@@ -186,7 +193,17 @@ def _of_folder(path: str, skip: set[str]) -> Iterator[Shard]:
                 size += _size(os.path.join(folder, name))
     yield from (_tar(tar) for tar in sorted(tars))
     shard = Shard(_given(path), os.path.abspath(path), "folder", size, _below(os.path.realpath(path), skip))
+    if tables and not tars and not any(is_image(shard.path, name) for name, _ in walk(shard)):
+        yield from _tables(sorted(tables), others + hidden - len(tables))
+        return
     # a folder of tars may have tables and notes beside them: those are no shard of their own; what cannot be looked
     # into is told by the index of the folder
     if lost or (others and (not tars or any(is_image(shard.path, name) for name, _ in walk(shard)))):
         yield shard
+
+
+def _tables(paths: Sequence[str], ignored: int) -> Iterator[Shard]:
+    """The tables of a folder that has nothing else to offer; what is none of them is told with the first."""
+    for path in paths:
+        yield Shard(_given(path), os.path.abspath(path), TABLE, _size(path), ignored=ignored)
+        ignored = 0

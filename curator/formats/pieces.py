@@ -62,6 +62,7 @@ def piece_content(samples: Iterable[Sample], contents: Iterator[bytes]) -> str:
 
     Also over what the index says of each sample: its key, its notes, and where it ends. The same files are other
     samples in a tar than in a folder (`a.x.jpg` and `a.y.jpg`: one and two), and what is stored is stored by sample.
+    What a table carries along with a sample is stored with it, so it counts as well.
     """
     digest = hashlib.sha256(b"curator:piece:2\n")
     for sample in samples:
@@ -72,4 +73,7 @@ def piece_content(samples: Iterable[Sample], contents: Iterator[bytes]) -> str:
             digest.update(struct.pack("<QQQ", len(member.name), member.size, len(kind)) + member.name + kind)
             if member.fault is None:
                 digest.update(next(contents))
+        if sample.carried:
+            carried = sample.carried.encode()
+            digest.update(struct.pack("<Q", len(carried)) + carried)
     return digest.hexdigest()

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curator.ledger import DUPLICATE, FACTS, IDENTITY, OUTPUT, VERDICT, shown
+from curator.ledger import CARRIED, DUPLICATE, FACTS, IDENTITY, OUTPUT, VERDICT, shown
 from curator.phases.columns import Samples
 from curator.phases.decide import DROPPED, STATUS, Verdicts, duplicate_columns
 from curator.phases.inputs import Known
@@ -38,6 +38,7 @@ def book(
         **{name: rows.table.column(name) for name in ("notes", *FACTS.names)},
         **{name: rows.table.column(name) for name in score_columns},
         **duplicate,
+        **{name: rows.table.column(name) for name in rows.table.column_names if name.startswith(CARRIED)},
     }
     columns["image"] = texts(columns["image"])
     ledger = pa.table(columns).cast(schema_of(rows.table, score_columns))
@@ -47,7 +48,8 @@ def book(
 def schema_of(table: pa.Table, score_columns: Sequence[str]) -> pa.Schema:
     """The ledger's columns, in order, before anything is written."""
     scores = [table.schema.field(name) for name in score_columns]
-    return pa.schema([*IDENTITY, *VERDICT, *FACTS, *scores, *DUPLICATE])
+    carried = [column for column in table.schema if column.name.startswith(CARRIED)]
+    return pa.schema([*IDENTITY, *VERDICT, *FACTS, *scores, *DUPLICATE, *carried])
 
 
 def _with_damaged(
@@ -110,6 +112,7 @@ def texts(names: Any) -> pa.Array:
 
 def with_output(ledger: pa.Table, places: Mapping[str, Array]) -> pa.Table:
     """The ledger with the places that writers gave to its rows: (N,) text or None for each column of OUTPUT."""
-    for name in OUTPUT.names:
-        ledger = ledger.append_column(name, pa.array(places[name], pa.string()))
+    first = next((n for n, name in enumerate(ledger.column_names) if name.startswith(CARRIED)), ledger.num_columns)
+    for n, name in enumerate(OUTPUT.names, first):
+        ledger = ledger.add_column(n, name, pa.array(places[name], pa.string()))
     return ledger

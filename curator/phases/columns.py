@@ -6,7 +6,8 @@ and whether that was the machine's fault and is to be tried again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ READ_SCHEMA = pa.schema(
         "caption": pa.string(),
         "notes": pa.string(),
         "members": pa.string(),  # the suffixes of all members: tells whether what is written is uniform
+        "carried": pa.string(),  # what a table says of the sample besides, as JSON
         "cause": pa.string(),
         "detail": pa.string(),
         "open": pa.bool_(),
@@ -203,6 +205,24 @@ def _as_array(column: pa.ChunkedArray) -> Array:
         column = column.cast(pa.float64())
     array: Array = column.to_numpy()
     return array
+
+
+def carried_columns(carried: Iterable[str | None]) -> dict[str, pa.Array]:
+    """JSON objects row by row -> `in_` columns of the types that all their values have; text where they have none."""
+    rows = [json.loads(text) if text else {} for text in carried]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {f"in_{name}": _of_one_type([row.get(name) for row in rows]) for name in names}
+
+
+def _of_one_type(values: Sequence[Any]) -> pa.Array:
+    """Numbers, truths or texts; what is mixed or nested becomes text, as JSON spells it."""
+    if not any(isinstance(value, dict | list) for value in values):
+        try:
+            return pa.array(values)
+        except pa.ArrowException:
+            pass
+    spelt = (v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values)
+    return pa.array(list(spelt), pa.string())
 
 
 def valid(table: pa.Table, names: Sequence[str]) -> Mask:

@@ -18,7 +18,7 @@ from curator.desk import Desk
 from curator.pairs.found import NOTHING
 from curator.pairs.known import Known
 from curator.phases.against import Earlier, Joined, earlier
-from curator.phases.columns import READ_SCHEMA, Found, Samples
+from curator.phases.columns import READ_SCHEMA, Found, Samples, carried_columns
 from curator.phases.measure import Census
 from curator.stage import Array, Each, ProcessingStage, Role
 from curator.store import Object, Store, StoredVectors
@@ -66,6 +66,10 @@ def _gathered(store: Store, stages: Sequence[Any], addresses: Sequence[Sequence[
         table = pa.concat_tables(parts, promote_options="permissive").combine_chunks()
     else:
         table = pa.table(_no_columns(stages))
+    carried = table.column("carried").to_pylist()
+    for name, column in carried_columns(carried).items() if any(carried) else ():
+        table = table.append_column(name, column)
+    table = table.drop_columns("carried")
     told = {name: sorted(with_what) for name, with_what in provenance.items()}
     header = {"measured_with": told, "open": open_rows}
     if not open_rows:  # what rests on an open row must not be trusted by the run that closes it

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,11 @@ from curator.formats.base import Damage, Member, Sample, Shard, ShardIndex
 from curator.store import Object, Store
 
 FOLDER = "inputs"
-COLUMNS = ("sample", "key", "notes", "name", "offset", "size", "fault", "detail")
+COLUMNS = ("sample", "key", "notes", "carried", "name", "offset", "size", "fault", "detail", "place", "content")
+TYPES = (
+    pa.int32(), pa.binary(), pa.string(), pa.string(), pa.binary(), pa.int64(), pa.int64(), pa.string(), pa.string(),
+    pa.string(), pa.binary(),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ def recall(store: Store, shard: Shard, reader: str, fingerprint: str) -> Known |
     if fingerprint == "content":
         return None
     stored = store.get(FOLDER, record_name(shard))
-    if stored is None or stored.header.get("reader") != reader:
+    if stored is None or stored.header.get("reader") != reader or stored.header.get("roles") != _roles(shard):
         return None
     try:
         stamp = reader_of(shard).stamp(shard)
@@ -126,20 +131,28 @@ def _header(known: Known) -> dict[str, Any]:
         "contents": list(known.contents),
         "damage": known.damage and [known.damage.cause.value, known.damage.detail],
         "passed_over": known.passed_over,
+        "roles": _roles(known.shard),
         "path": known.shard.path.encode(errors="backslashreplace").decode(),
     }
+
+
+def _roles(shard: Shard) -> list[Any]:
+    """What else decides which samples a shard holds: the meaning of a table's columns, and where its paths begin."""
+    return [list(map(list, shard.roles)), shard.root]
 
 
 def members_table(samples: Sequence[Sample]) -> pa.Table:
     """One row per member, in index order."""
     rows = [
-        (i, s.key, " ".join(s.notes), m.name, m.offset, m.size, m.fault and m.fault.value, m.detail)
+        (
+            i, s.key, " ".join(s.notes), "" if n else s.carried, m.name, m.offset, m.size, m.fault and m.fault.value,
+            m.detail, m.place, m.content,
+        )
         for i, s in enumerate(samples)
-        for m in s.members
-    ]
-    types = (pa.int32(), pa.binary(), pa.string(), pa.binary(), pa.int64(), pa.int64(), pa.string(), pa.string())
+        for n, m in enumerate(s.members)
+    ]  # fmt: skip
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(COLUMNS)
-    arrays = [pa.array(column, type_) for column, type_ in zip(columns, types, strict=True)]
+    arrays = [pa.array(column, type_) for column, type_ in zip(columns, TYPES, strict=True)]
     return pa.table(dict(zip(COLUMNS, arrays, strict=True)))
 
 
@@ -155,16 +168,14 @@ class Members:
         begin, end = np.searchsorted(self._sample, [first, last])
         columns = [self.table.column(name).slice(begin, end - begin).to_pylist() for name in COLUMNS]
         samples: list[Sample] = []
-        members: list[Member] = []
-        previous: tuple[int, bytes, str] | None = None
-        for sample, key, notes, name, offset, size, fault, detail in zip(*columns, strict=True):
-            if previous is not None and previous[0] != sample:
-                samples.append(Sample(previous[1], tuple(members), tuple(previous[2].split())))
-                members = []
-            previous = (sample, key, notes)
-            members.append(Member(name, offset, size, Cause(fault) if fault else None, detail))
-        if previous is not None:
-            samples.append(Sample(previous[1], tuple(members), tuple(previous[2].split())))
+        for _, rows in groupby(zip(*columns, strict=True), lambda row: row[0]):
+            mine = list(rows)
+            _, key, notes, carried, *_ = mine[0]
+            members = (
+                Member(name, offset, size, Cause(fault) if fault else None, *more)
+                for _, _, _, _, name, offset, size, fault, *more in mine
+            )
+            samples.append(Sample(key, tuple(members), tuple(notes.split()), carried))
         return samples
 
 

@@ -295,7 +295,7 @@ def content_of(ref: PieceRef, samples: Sequence[Sample]) -> str:
 def sample_facts(sample: Sample) -> dict[str, Any]:
     """What a ledger row knows of its sample before any byte is read."""
     suffixes = sorted(shown(sample.suffix_of(member)) for member in sample.members)
-    return {"key": sample.key, "members": " ".join(suffixes)}
+    return {"key": sample.key, "members": " ".join(suffixes), "carried": sample.carried or None}
 
 
 def image_facts(image: Member, content: bytes) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from curator.errors import Cause, Fault
 from curator.formats import reader_of
 from curator.formats.base import Member, Sample, Shard, ShardIndex
 from curator.formats.folder import IMAGE_SUFFIXES, MAGIC, suffix_of
+from curator.formats.recognise import Wanted, recognised
 from curator.ledger import shown
 from curator.signatures import format_of
 from curator.stage import ProcessingStage, measures, speeds
@@ -22,10 +23,13 @@ NO_IMAGES = frozenset(b"txt json cls npy npz pyd pkl pth cbor mp msgpack xml csv
 
 
 class ImageReaderStage(ProcessingStage):
-    """Read WebDataset tars with any image suffix and any order of members, and folders of images."""
+    """Read tars with any image suffix and any order of members, folders of images, and tables that name or hold them.
+
+    Which column of a table is what changes its samples, and so their content: no part of the address needs to say it.
+    """
 
     called: ClassVar[str] = "read"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     ignored: ClassVar[tuple[str, ...]] = ("dali_batch_size", "num_threads", "num_gpus_per_worker")
 
     exact: bool = measures(False)
@@ -33,6 +37,13 @@ class ImageReaderStage(ProcessingStage):
     max_pixels: int = measures(100_000_000, ge=1)
     max_member_bytes: Size = measures("256MiB")
     image_suffix: str | None = measures(None)
+    format: Literal["auto", "list", "urls", "parquet", "vectors"] = speeds("auto")
+    image_column: str | None = speeds(None)
+    url_column: str | None = speeds(None)
+    caption_column: str | None = speeds(None)
+    embedding_column: str | None = speeds(None)
+    key_column: str | None = speeds(None)
+    root: str | None = speeds(None)
     decode_timeout_s: float = speeds(20.0, gt=0)
     decode_memory: Size = speeds("2GiB")
     verbose: bool = speeds(False)
@@ -44,6 +55,11 @@ class ImageReaderStage(ProcessingStage):
         """A format that is never decoded is a mistake of the config."""
         super().model_post_init(context)
         self.decode_settings()
+
+    def recognise(self, shards: Sequence[Shard]) -> list[Shard]:
+        """The shards, tables among them as what they are. Raises ConfigError for columns that are not there."""
+        roles = {role: getattr(self, f"{role}_column") for role in ("image", "url", "caption", "embedding", "key")}
+        return recognised(shards, Wanted(self.format, roles, self.root))
 
     def index(self, shard: Shard) -> ShardIndex:
         """The samples of a shard in order, and what of it is damaged. OSError where it cannot be opened."""

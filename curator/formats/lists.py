@@ -1,0 +1,237 @@
+"""Tables whose rows are samples: lists of paths, lists of URLs that were fetched, and parquet files that hold images.
+
+A row's sample has its image, its caption as `.txt`, and all that the table says of it as `.json`, so that it leaves
+as img2dataset would have written it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curator.errors import Cause
+from curator.formats import tables
+from curator.formats.base import Damage, Member, Sample, Shard, ShardIndex
+from curator.formats.pieces import cut
+from curator.formats.webdataset import read_at, runs
+from curator.ledger import shown
+from curator.signatures import format_of
+from curator.units import readable
+
+KEY_DIGITS = 9
+MAGIC = 32
+USUAL_SUFFIX = {"JPEG": ".jpg", "TIFF": ".tif"}
+BROKEN = (OSError, ValueError, pa.ArrowException)
+
+
+class TableReader:
+    """Reads a table as one shard, one sample for each row."""
+
+    def index(self, shard: Shard, max_bytes: int) -> ShardIndex:
+        """Every row in order; a table that cannot be read is damage."""
+        try:
+            parts = _parts(shard)
+            samples = [sample for first, table in parts for sample in _samples(shard, first, table, max_bytes)]
+        except BROKEN as error:
+            told = " ".join(str(error).split())
+            what = tables.suffix_of(shard.path).strip(".")
+            damage = Damage(Cause.UNREADABLE, f"{shard.given}: cannot be read as {what}: {told}")
+            return ShardIndex((), (), damage, shard.ignored)
+        return ShardIndex(samples, cut(samples), None, shard.ignored)
+
+    def stamp(self, shard: Shard, members: Iterable[Member] | None = None) -> str:
+        """Size and time of the table, and of the files that it names; what lies elsewhere than on disk is trusted."""
+        digest = hashlib.sha256(_state(shard.path))
+        places = _places(shard) if members is None else (m.place for m in members)
+        for place, _ in groupby(places):
+            if place and "://" not in place:
+                digest.update(_state(place) if os.path.exists(place) else b"gone")
+        return digest.hexdigest()
+
+    def read(self, shard: Shard, members: Iterable[Member]) -> Iterator[bytes]:
+        """The bytes of each member, in order. OSError where a file has another size by now."""
+        rows = Rows(shard)
+        for (place, is_text), some in groupby(members, lambda m: (m.place, m.content is not None)):
+            if is_text:
+                yield from (member.content or b"" for member in some)
+            elif place:
+                yield from _from_file(shard, place, some)
+            else:
+                yield from (rows.image(member) for member in some)
+
+
+class Rows:
+    """The images in a parquet file, by the number of their row; one row group is held at a time."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.shard = shard
+        self.file: Any = None
+        self.first, self.held = 0, pa.nulls(0)
+
+    def image(self, member: Member) -> bytes:
+        """The bytes of one image. OSError where the file is another than before."""
+        number = member.offset
+        if not self.first <= number < self.first + len(self.held):
+            self._load(number)
+        value = self.held[number - self.first].as_py() if number < self.first + len(self.held) else None
+        content: bytes = (value["bytes"] if isinstance(value, dict) else value) or b""
+        if len(content) != member.size:
+            raise OSError(f"{self.shard.given}: row {number:,} has another size than before")
+        return content[: member.size]
+
+    def _load(self, number: int) -> None:
+        self.file = self.file or pq.ParquetFile(self.shard.path, memory_map=True)
+        first = 0
+        for group in range(self.file.num_row_groups):
+            count = self.file.metadata.row_group(group).num_rows
+            if number < first + count:
+                column = self.file.read_row_group(group, columns=[self.shard.role("image")])
+                self.first, self.held = first, column.column(0)
+                return
+            first += count
+
+
+def _parts(shard: Shard) -> Iterator[tuple[int, pa.Table]]:
+    """The table and the number of its first row, a row group at a time where it holds images."""
+    if shard.format != "parquet":
+        yield 0, tables.read(shard.path, texts=[name for role, name in shard.roles if role != "embedding"])
+        return
+    file = pq.ParquetFile(shard.path, memory_map=True)
+    first = 0
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group)
+        yield first, table
+        first += table.num_rows
+
+
+def _samples(shard: Shard, first: int, table: pa.Table, max_bytes: int) -> Iterator[Sample]:
+    carried = tables.rows_of(table, tables.carried_names(table.schema, dict(shard.roles)))
+    captions, given = (_texts(table, shard.role(role)) for role in ("caption", "key"))
+    keys = [
+        (key or f"{n:0{KEY_DIGITS}d}").encode("utf-8", "surrogateescape") for n, key in enumerate(given, first)
+    ]
+    images = _IMAGES[shard.format](shard, first, table, keys, max_bytes)
+    for key, image, caption, told in zip(keys, images, captions, carried, strict=True):
+        members = [image]
+        if caption is not None:
+            members.append(_text(key + b".txt", caption))
+        if told:
+            members.append(_text(key + b".json", told))
+        yield Sample(key, tuple(members), (), told)
+
+
+def _texts(table: pa.Table, name: str | None) -> list[str | None]:
+    """A column as texts, of nothing where there is none."""
+    if name is None:
+        return [None] * table.num_rows
+    return [None if value is None else str(value) for value in table.column(name).to_pylist()]
+
+
+def _text(name: bytes, text: str) -> Member:
+    content = text.encode("utf-8", "surrogateescape")
+    return Member(name, 0, len(content), content=content)
+
+
+def _listed(shard: Shard, _: int, table: pa.Table, keys: Sequence[bytes], max_bytes: int) -> Iterator[Member]:
+    """The files that a list names."""
+    for key, path in zip(keys, _texts(table, shard.role("image")), strict=True):
+        if not (path or "").strip():
+            yield _lacking(key, Cause.NO_IMAGE, "is not there: the row names no image")
+            continue
+        yield _file(shard, key, str(path), max_bytes)
+
+
+def _file(shard: Shard, key: bytes, path: str, max_bytes: int) -> Member:
+    """One file of its own; a fault where it is not there."""
+    place = tables.local(path, shard.root)
+    name = key + os.path.splitext(place)[1].encode("utf-8", "surrogateescape")
+    try:
+        status = os.stat(place)
+        if not stat.S_ISREG(status.st_mode):
+            return _lacking(name, Cause.UNREADABLE, f"cannot be read: {shown(os.fsencode(path))} is no file")
+        return _member(name, 0, status.st_size, max_bytes, place)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        return _lacking(name, Cause.MISSING_FILE, f"cannot be read: {shown(os.fsencode(path))}: {why}")
+
+
+def _fetched(shard: Shard, _: int, table: pa.Table, keys: Sequence[bytes], max_bytes: int) -> Iterator[Member]:
+    """What was fetched from the URLs of a list, and why the rest was not."""
+    raise NotImplementedError
+
+
+def _inside(shard: Shard, first: int, table: pa.Table, keys: Sequence[bytes], max_bytes: int) -> Iterator[Member]:
+    """The images in a column of bytes, or of `{bytes, path}`, whose path counts where there are no bytes."""
+    for n, (key, value) in enumerate(zip(keys, table.column(shard.role("image")), strict=True), first):
+        content, path = _bytes_and_path(value)
+        if not content and path:
+            yield _file(shard, key, path, max_bytes)
+            continue
+        if not content:
+            yield _lacking(key, Cause.NO_IMAGE, "is not there: the row holds no image")
+            continue
+        form = format_of(bytes(content[:MAGIC]))
+        suffix = USUAL_SUFFIX.get(form or "", f".{(form or 'bin').lower()}").encode()
+        yield _member(key + suffix, n, len(content), max_bytes, "")
+
+
+def _bytes_and_path(value: pa.Scalar) -> tuple[Any, str | None]:
+    """Without a copy of the bytes, which are looked at and left where they lie."""
+    if pa.types.is_struct(value.type):
+        fields = {field.name: value[field.name] for field in value.type} if value.is_valid else {}
+        path = fields["path"].as_py() if "path" in fields else None
+        return (_buffer(fields["bytes"]) if fields else b""), path
+    return _buffer(value), None
+
+
+def _buffer(value: pa.Scalar) -> Any:
+    return memoryview(value.as_buffer()) if value.is_valid else b""
+
+
+def _member(name: bytes, offset: int, size: int, max_bytes: int, place: str) -> Member:
+    if size <= max_bytes:
+        return Member(name, offset, size, place=place)
+    text = f"has {readable(size)}, limit {readable(max_bytes)} (`read.max_member_bytes`)"
+    return Member(name, offset, size, Cause.MEMBER_TOO_LARGE, text, place)
+
+
+def _lacking(name: bytes, cause: Cause, detail: str) -> Member:
+    return Member(name, 0, 0, cause, detail)
+
+
+_IMAGES = {"list": _listed, "urls": _fetched, "parquet": _inside}
+
+
+def _places(shard: Shard) -> Iterator[str]:
+    """The files that a list names, as far as its table can be read."""
+    if shard.format == "list":
+        try:
+            table = tables.read(shard.path, [shard.role("image") or tables.LINES])
+        except BROKEN:
+            return
+        yield from (tables.local(path, shard.root) for path in _texts(table, shard.role("image")) if path)
+
+
+def _state(path: str) -> bytes:
+    status = os.stat(path)
+    return b"%d:%d;" % (status.st_size, status.st_mtime_ns)
+
+
+def _from_file(shard: Shard, place: str, members: Iterable[Member]) -> Iterator[bytes]:
+    """Members of another file: the whole of it, or runs of neighbours in a tar of what was fetched."""
+    with open(place, "rb", buffering=0) as file:
+        for run in runs(members):
+            start = run[0].offset
+            block = memoryview(read_at(file.fileno(), start, run[-1].offset + run[-1].size - start))
+            for member in run:
+                content = block[member.offset - start : member.offset - start + member.size]
+                if len(content) != member.size:
+                    raise OSError(f"{shard.given}: {place} is shorter than before")
+                yield bytes(content)

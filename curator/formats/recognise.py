@@ -1,0 +1,93 @@
+"""What each table of the input is: a list of paths or URLs, images in parquet, vectors; and which column is what.
+
+Looks at schemas and first values alone, so that a wrong column name is said before any work.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+
+from curator.errors import ConfigError
+from curator.formats import tables
+from curator.formats.base import Shard
+from curator.formats.paths import TABLE
+
+NEEDED = {"list": "image", "parquet": "image", "urls": "url", "vectors": "embedding"}
+"""The role without which a table is not of a format."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the config says of tables: `form` such as `urls`, columns by role, where relative paths begin."""
+
+    form: str = "auto"
+    columns: Mapping[str, str | None] = field(default_factory=dict)
+    root: str | None = None
+
+
+def recognised(shards: Sequence[Shard], wanted: Wanted) -> list[Shard]:
+    """The shards, tables among them as what they are. Raises ConfigError with a line for each that is nothing."""
+    result, mistakes = [], []
+    for shard in shards:
+        try:
+            result.append(_table(shard, wanted) if shard.format == TABLE else shard)
+        except ConfigError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise ConfigError(mistakes)
+    return result
+
+
+def _table(shard: Shard, wanted: Wanted) -> Shard:
+    root = os.path.abspath(os.path.expanduser(wanted.root)) if wanted.root else os.path.dirname(shard.path)
+    if tables.suffix_of(shard.path) == ".txt":
+        return _lines(shard, wanted, root)
+    try:
+        schema = tables.schema_of(shard.path)
+    except (OSError, ValueError, pa.ArrowException):
+        return replace(shard, format="list", root=root)  # its reader tells what is damaged
+    roles = tables.roles_of(shard.given, schema, wanted.columns)
+    form = _form(shard, schema, roles, wanted)
+    if form == "urls" and "url" not in roles:
+        roles["url"] = roles.pop("image")
+    return replace(shard, format=form, root=root, roles=tuple(sorted(roles.items())))
+
+
+def _lines(shard: Shard, wanted: Wanted, root: str) -> Shard:
+    """A plain list: of URLs where its first line is one."""
+    if wanted.form in ("list", "urls"):
+        form = wanted.form
+    else:
+        try:
+            form = "urls" if tables.is_address(tables.first_text(shard.path, tables.LINES)) else "list"
+        except OSError:
+            form = "list"
+    role = "url" if form == "urls" else "image"
+    return replace(shard, format=form, root=root, roles=((role, tables.LINES),))
+
+
+def _form(shard: Shard, schema: pa.Schema, roles: Mapping[str, str], wanted: Wanted) -> str:
+    has = ", ".join(schema.names)
+    if wanted.form in NEEDED:
+        role = NEEDED[wanted.form]
+        if role not in roles and not (wanted.form == "urls" and "image" in roles):
+            raise ConfigError(
+                f"read.format: {shard.given} is to be read as {wanted.form}, and no column of it is known to hold "
+                f"that. Name it with read.{role}_column. It has {has}."
+            )
+        return wanted.form
+    if (image := roles.get("image")) is not None:
+        if tables.holds_images(schema.field(image).type):
+            return "parquet"
+        return "urls" if tables.is_address(tables.first_text(shard.path, image)) else "list"
+    for form, role in (("urls", "url"), ("vectors", "embedding")):
+        if role in roles:
+            return form
+    raise ConfigError(
+        f"input: {shard.given}: none of its columns is known to hold images, URLs or embeddings. Name one with "
+        f"read.image_column, read.url_column or read.embedding_column. It has {has}."
+    )

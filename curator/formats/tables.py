@@ -1,0 +1,192 @@
+"""Tables as people have them, read into Arrow: parquet, CSV, TSV, JSON lines, and plain lists of lines.
+
+Which column is what is said by settings or guessed from the usual names. Knows nothing about samples.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from curator.errors import ConfigError
+from curator.wording import meant
+
+SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")
+LINES = "line"  # the one column of a plain list
+USUAL = {
+    "image": "image_path image img_path img path filepath file_path file_name filename file jpg jpeg png webp",
+    "url": "url image_url img_url link uri",
+    "caption": "caption text alt alt_text title description sentence",
+    "embedding": "embedding embeddings emb img_emb image_embedding clip_embedding vector",
+    "key": "key __key__ uid",
+}
+"""The names by which columns are known, the likeliest first, in any case."""
+ROWS_AT_ONCE = 1 << 16
+PLACES = ("http://", "https://")
+
+
+def suffix_of(path: str) -> str:
+    """`.csv` of a table's path, empty where it is none."""
+    lower = path.lower()
+    return next((suffix for suffix in SUFFIXES if lower.endswith(suffix)), "")
+
+
+def schema_of(path: str) -> pa.Schema:
+    """The columns of a table, read from as little of it as its format allows. OSError, ArrowException where damaged."""
+    if suffix_of(path) == ".parquet":
+        return pq.read_schema(path)
+    return read(path).schema
+
+
+def read(path: str, columns: Sequence[str] | None = None, texts: Sequence[str] = ()) -> pa.Table:
+    """A whole table, or some of its columns; `texts` are columns that stay text whatever their values look like.
+
+    OSError or ArrowException where it cannot be read; ValueError where JSON is none.
+    """
+    match suffix_of(path):
+        case ".parquet":
+            return pq.ParquetFile(path).read(columns)
+        case ".csv" | ".tsv":
+            table = _separated(path, texts)
+        case ".txt":
+            table = pa.table({LINES: pa.array(list(_lines(path)), pa.string())})
+        case _:
+            table = _json(path)
+    return table if columns is None else table.select(columns)
+
+
+def _separated(path: str, texts: Sequence[str]) -> pa.Table:
+    sign = "\t" if suffix_of(path) == ".tsv" else ","
+    return pyarrow.csv.read_csv(
+        path,
+        parse_options=pyarrow.csv.ParseOptions(delimiter=sign, newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string())),
+    )
+
+
+def _lines(path: str) -> Iterator[str]:
+    """Each line that holds something, without blanks around it."""
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+        yield from filter(None, map(str.strip, file))
+
+
+def _json(path: str) -> pa.Table:
+    with open(path, "rb") as file:
+        beginning = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if beginning.startswith(b"["):
+        with open(path, encoding="utf-8-sig") as file:
+            return pa.Table.from_pylist(json.load(file))
+    return pyarrow.json.read_json(path)
+
+
+def roles_of(path: str, schema: pa.Schema, given: Mapping[str, str | None]) -> dict[str, str]:
+    """Which column is what: as settings say (`given`, by role), else by its usual name.
+
+    Raises ConfigError for each setting that names no column.
+    """
+    names = schema.names
+    if lost := [(role, name) for role, name in given.items() if name is not None and name not in names]:
+        raise ConfigError(
+            [
+                f"read.{role}_column: {path} has no column {name}.{meant(str(name), names)} It has {', '.join(names)}."
+                for role, name in lost
+            ]
+        )
+    roles = {role: name for role, name in given.items() if name is not None}
+    lower = {name.lower(): name for name in reversed(names)}
+    for role, usual in USUAL.items():
+        known = (lower[name] for name in usual.split() if name in lower and lower[name] not in roles.values())
+        fitting = (name for name in known if _fits(role, schema.field(name).type))
+        if role not in roles and (name := next(fitting, None)) is not None:
+            roles[role] = name
+    return roles
+
+
+def _fits(role: str, kind: pa.DataType) -> bool:
+    """Whether a column of this type can have the role: `vector` may also be a text, and `image` a number."""
+    if role == "embedding":
+        return is_vectors(kind)
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+    if role == "image":
+        return text or holds_images(kind)
+    return text or (role == "key" and pa.types.is_integer(kind))
+
+
+def is_vectors(kind: pa.DataType) -> bool:
+    """Whether a column's values are lists of numbers."""
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(lists and pa.types.is_floating(kind.value_type))
+
+
+def holds_images(kind: pa.DataType) -> bool:
+    """Whether a column's values are the bytes of files, or Hugging Face's `{bytes, path}`."""
+    if pa.types.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def carried_names(schema: pa.Schema, roles: Mapping[str, str]) -> list[str]:
+    """The columns that go along with a sample: all but key and caption, which it has, and images, vectors, bytes.
+
+    A `uid` goes along also where it is the key: keep-lists are made of it.
+    """
+    away = {roles.get("embedding"), roles.get("caption"), roles.get("key")} - {"uid"}
+    return [f.name for f in schema if f.name not in away and not holds_images(f.type) and not is_vectors(f.type)]
+
+
+def rows_of(table: pa.Table, names: Sequence[str]) -> Iterator[str]:
+    """Some columns of each row as a JSON object, keys in the table's order."""
+    for batch in table.select(names).to_batches(ROWS_AT_ONCE) if names else ():
+        for row in batch.to_pylist():
+            yield json.dumps({name: plain(value) for name, value in row.items()}, ensure_ascii=False)
+    if not names:
+        yield from [""] * table.num_rows
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: times as ISO 8601, decimals and bytes as text, what is no number as null."""
+    match value:
+        case float():
+            return value if value == value and abs(value) != float("inf") else None
+        case datetime() | date() | time():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case Decimal():
+            return str(value)
+        case bytes():
+            return value.decode("utf-8", "backslashreplace")
+        case dict():
+            return {name: plain(one) for name, one in value.items()}
+        case list():
+            return [plain(one) for one in value]
+    return value
+
+
+def first_text(path: str, column: str) -> str:
+    """The first value of a text column that holds something."""
+    if suffix_of(path) != ".parquet":
+        values: Iterator[Any] = iter(read(path, [column]).column(column).to_pylist())
+    else:
+        batches = pq.ParquetFile(path).iter_batches(ROWS_AT_ONCE, columns=[column])
+        values = (value for batch in batches for value in batch.column(0).to_pylist())
+    return next((value for value in values if isinstance(value, str) and value.strip()), "")
+
+
+def is_address(text: str) -> bool:
+    """Whether a value is to be fetched over HTTP."""
+    return text.lower().startswith(PLACES)
+
+
+def local(path: str, root: str) -> str:
+    """A list's path as the system opens it: as it stands, or below the place where relative ones begin."""
+    return path if "://" in path else os.path.join(root, os.path.expanduser(path))
