@@ -294,9 +294,9 @@ def test_a_mistake_in_a_users_yaml_names_the_file(said, tmp_path):
     (tmp_path / "my/recipe").mkdir(parents=True)
     (tmp_path / "my/recipe/mine.yaml").write_text("# @package _global_\nread:\n  max_pixel: 5\n")
     given = ("--config-dir", "my", "recipe=mine", "input=a.tar", "output=out", READ_ONLY)
-    text = said(*given, "read.formatz=[PNG]")[1]
+    text = said(*given, "read.formatss=[PNG]")[1]
     assert "curate: recipe/mine.yaml: read.max_pixel: no such setting. Did you mean max_pixels?" in text
-    assert "curate: read.formatz: no such setting. Did you mean formats?" in text
+    assert "curate: read.formatss: no such setting. Did you mean formats?" in text
 
 
 @pytest.mark.parametrize(

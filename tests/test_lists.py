@@ -200,3 +200,35 @@ def test_real_photos_named_by_a_list_keep_every_byte(pipeline, tmp_path):
     assert result.counts == {"inputs": 480, "kept": 480, "dropped": 0, "failed": 0, "by_stage": {}}
     images = {name: c for name, c in written(tmp_path / "out").items() if not name.endswith("json")}
     assert sorted(images.values()) == sorted(members.values())
+
+
+def test_what_img2dataset_wrote_beside_a_tar_goes_along_by_key(pipeline, tmp_path):
+    """In whatever order it stands there; rows that failed are in no tar and in no ledger."""
+    make_shard(tmp_path / "00000.tar", make_samples(3))
+    table = pa.table({
+        "url": ["http://a/2", "http://a/x", "http://a/0", "http://a/1"], "key": ["000002", "000009", "000000", "000001"],
+        "status": ["success", "failed_to_download", "success", "success"], "punsafe": [0.2, None, 0.0, 0.1],
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "00000.parquet")
+    rows = pipeline(stages(), input=tmp_path / "00000.tar").ledger.to_pylist()
+    assert [(row["key"], row["in_url"], row["in_punsafe"]) for row in rows] == [
+        (f"00000{n}", f"http://a/{n}", n / 10) for n in range(3)
+    ]  # fmt: skip
+    assert written(tmp_path / "out")["000001.txt"] == b"picture 1"
+    pq.write_table(table.set_column(3, "punsafe", pa.array([0.9] * 4)), tmp_path / "00000.parquet")
+    rows = pipeline(stages(), input=tmp_path / "00000.tar").ledger.to_pylist()
+    assert [row["in_punsafe"] for row in rows] == [0.9] * 3
+    assert "in_url" not in pipeline(stages(join_tables=False), input=tmp_path / "00000.tar").ledger.column_names
+
+
+def test_a_broken_table_beside_a_tar_costs_one_row_and_no_image(pipeline, tmp_path):
+    """Its schema can be read, its pages cannot."""
+    make_shard(tmp_path / "00000.tar", make_samples(3))
+    path = tmp_path / "00000.parquet"
+    pq.write_table(pa.table({"key": [f"00000{n}" for n in range(3)]}), path)
+    content = bytearray(path.read_bytes())
+    content[4:40] = bytes(36)
+    path.write_bytes(content)
+    result = pipeline(stages(), input=tmp_path / "00000.tar")
+    assert (result.counts["kept"], result.counts["failed"]) == (3, 1)
+    assert "00000.parquet beside it cannot be read" in result.ledger.column("reason").to_pylist()[-1]

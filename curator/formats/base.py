@@ -23,6 +23,7 @@ class Shard:
     skip: tuple[str, ...] = ()  # of a folder: absolute folders below it that are no input (output, store)
     roles: tuple[tuple[str, str], ...] = ()  # of a table: which column is what, as (role, column)
     ignored: int = 0  # of a folder of tables: files in it that are none, told with the first of them
+    beside: str = ""  # of a tar: the table beside it that knows more of its samples
     root: str = ""  # of a list: where its relative paths begin; of a list of URLs: where what was fetched lies
 
     def role(self, name: str) -> str | None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from curator.errors import ConfigError
 from curator.formats import tables
 from curator.formats.base import Shard
+from curator.formats.beside import table_beside
 from curator.formats.paths import TABLE
 
 NEEDED = {"list": "image", "parquet": "image", "urls": "url", "vectors": "embedding"}
@@ -22,11 +23,15 @@ NEEDED = {"list": "image", "parquet": "image", "urls": "url", "vectors": "embedd
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the config says of tables: `form` such as `urls`, columns by role, where relative paths begin."""
+    """What the config says of tables: `form` such as `urls`, columns by role, where relative paths begin.
+
+    `join`: whether a table beside a tar is looked into.
+    """
 
     form: str = "auto"
     columns: Mapping[str, str | None] = field(default_factory=dict)
     root: str | None = None
+    join: bool = True
 
 
 def recognised(shards: Sequence[Shard], wanted: Wanted) -> list[Shard]:
@@ -34,12 +39,18 @@ def recognised(shards: Sequence[Shard], wanted: Wanted) -> list[Shard]:
     result, mistakes = [], []
     for shard in shards:
         try:
-            result.append(_table(shard, wanted) if shard.format == TABLE else shard)
+            result.append(_table(shard, wanted) if shard.format == TABLE else _tar(shard, wanted))
         except ConfigError as error:
             mistakes += error.mistakes
     if mistakes:
         raise ConfigError(mistakes)
     return result
+
+
+def _tar(shard: Shard, wanted: Wanted) -> Shard:
+    """A tar and the table beside it; folders as they are."""
+    beside = table_beside(shard.path) if shard.format == "webdataset" and wanted.join else ""
+    return replace(shard, beside=beside) if beside else shard
 
 
 def _table(shard: Shard, wanted: Wanted) -> Shard:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from curator.formats.base import Member, Shard, ShardIndex
+from curator.formats.base import Member, Sample, Shard, ShardIndex
+from curator.formats.beside import joined, state_of
 from curator.formats.pieces import cut, grouped
 from curator.formats.tar import index_tar
 
@@ -19,14 +20,15 @@ class TarReader:
     def index(self, shard: Shard, max_bytes: int) -> ShardIndex:
         """The samples of a tar; damage is told, never raised. OSError where it cannot be opened at all."""
         found = index_tar(shard.path, max_bytes)
-        samples = grouped(found.members)
-        return ShardIndex(samples, cut(samples), found.damage(shard.given), found.directories)
+        samples: Sequence[Sample] = grouped(found.members)
+        samples, broken = joined(shard, samples) if shard.beside else (samples, None)
+        return ShardIndex(samples, cut(samples), found.damage(shard.given) or broken, found.directories)
 
     def stamp(self, shard: Shard, members: Iterable[Member] | None = None) -> str:
         """Size and time of last change of the whole tar."""
         del members
         status = os.stat(shard.path)
-        return f"{status.st_size}:{status.st_mtime_ns}"
+        return f"{status.st_size}:{status.st_mtime_ns}{state_of(shard.beside) if shard.beside else ''}"
 
     def read(self, shard: Shard, members: Iterable[Member]) -> Iterator[bytes]:
         """The bytes of each member, in order; neighbours come in one read. OSError where the file ended meanwhile."""

@@ -137,8 +137,8 @@ def _header(known: Known) -> dict[str, Any]:
 
 
 def _roles(shard: Shard) -> list[Any]:
-    """What else decides which samples a shard holds: the meaning of a table's columns, and where its paths begin."""
-    return [list(map(list, shard.roles)), shard.root]
+    """What else decides which samples a shard holds: the meaning of columns, where paths begin, what lies beside."""
+    return [list(map(list, shard.roles)), shard.root, shard.beside]
 
 
 def members_table(samples: Sequence[Sample]) -> pa.Table:

@@ -44,6 +44,7 @@ class ImageReaderStage(ProcessingStage):
     embedding_column: str | None = speeds(None)
     key_column: str | None = speeds(None)
     root: str | None = speeds(None)
+    join_tables: bool = speeds(True)
     decode_timeout_s: float = speeds(20.0, gt=0)
     decode_memory: Size = speeds("2GiB")
     verbose: bool = speeds(False)
@@ -59,7 +60,7 @@ class ImageReaderStage(ProcessingStage):
     def recognise(self, shards: Sequence[Shard]) -> list[Shard]:
         """The shards, tables among them as what they are. Raises ConfigError for columns that are not there."""
         roles = {role: getattr(self, f"{role}_column") for role in ("image", "url", "caption", "embedding", "key")}
-        return recognised(shards, Wanted(self.format, roles, self.root))
+        return recognised(shards, Wanted(self.format, roles, self.root, self.join_tables))
 
     def index(self, shard: Shard) -> ShardIndex:
         """The samples of a shard in order, and what of it is damaged. OSError where it cannot be opened."""
