@@ -33,8 +33,9 @@ def joined(shard: Shard, samples: Sequence[Sample]) -> tuple[Sequence[Sample], D
     try:
         table = pq.ParquetFile(shard.beside).read()
     except (OSError, pa.ArrowException) as error:
-        told = f"{shard.given}: {os.path.basename(shard.beside)} beside it cannot be read: {' '.join(str(error).split())}"
-        return samples, Damage(Cause.UNREADABLE, told)
+        why = " ".join(str(error).split())
+        what = f"{shard.given}: {os.path.basename(shard.beside)} beside it cannot be read: {why}"
+        return samples, Damage(Cause.UNREADABLE, what)
     names = tables.carried_names(table.schema, {"key": KEY})
     keys = (str(key).encode("utf-8", "surrogateescape") for key in table.column(KEY).to_pylist())
     told = dict(zip(keys, tables.rows_of(table, names), strict=True))
