@@ -8,7 +8,7 @@ from pathlib import Path
 
 from curator import machine
 from curator.custom import builtin_stage
-from curator.errors import CuratorError
+from curator.errors import ConfigError, CuratorError
 from curator.formats.paths import expanded
 from curator.models.weights import Fetchable
 from curator.output import Output
@@ -17,7 +17,7 @@ from curator.phases.measure import survey, weights_needed
 from curator.settings import Settings
 from curator.stage import ProcessingStage
 from curator.store import Store
-from curator.wiring import Plan, shards_of
+from curator.wiring import Plan, pixels_of, shards_of
 
 
 def mistakes_of(stages: Sequence[ProcessingStage], settings: Settings, whole: bool = True) -> list[str]:
@@ -47,6 +47,32 @@ def _input(stages: Sequence[ProcessingStage], settings: Settings) -> Iterator[st
         return
     if settings.output:
         yield from _inside(settings)
+
+
+def as_read(stages: Sequence[ProcessingStage], settings: Settings) -> list[ProcessingStage]:
+    """The stages, `read` among them as the reader of vectors where the input is vectors alone.
+
+    Raises ConfigError where the vectors are not what they are taken for, or a stage needs images.
+    """
+    lists, reads = (next((s for s in stages if s.has(verb)), None) for verb in ("list", "index"))
+    if lists is None or not hasattr(reads, "of_vectors"):
+        return list(stages)
+    try:
+        shards = shards_of(lists, reads, settings.inputs, settings.no_input)
+    except CuratorError:
+        return list(stages)  # is told with all other mistakes
+    if not shards or shards[0].format != "vectors":
+        return list(stages)
+    needing = [s for s in stages if s.copies_images or pixels_of(s)]
+    if needing:
+        raise ConfigError(
+            [
+                f"{s.name}: {'copies' if s.copies_images else 'looks at'} images, and the input holds vectors alone. "
+                f"Leave it out of stages=[...]{'; manifest lists what is kept' if s.copies_images else ''}."
+                for s in needing
+            ]
+        )
+    return [reads.of_vectors(shards) if s is reads else s for s in stages]
 
 
 def _inside(settings: Settings) -> Iterator[str]:
@@ -108,9 +134,8 @@ def against_what(plan: Plan) -> Iterator[str]:
     for stage in plan.collections:
         given = getattr(stage, "against", None)
         if given and stage.name in plan.feeds:
-            space = next(s.space for s in plan.images if s.name == plan.feeds[stage.name])
             paths = [given] if isinstance(given, str) else given
-            yield from against.mistakes_of(paths, f"{stage.name}.against", space)
+            yield from against.mistakes_of(paths, f"{stage.name}.against", plan.space_of(stage))
 
 
 def missing_weights(plan: Plan, settings: Settings) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from curator import ledger as ledgers
-from curator.checks import against_what, missing_weights, mistakes_of
+from curator.checks import against_what, as_read, missing_weights, mistakes_of
 from curator.cluster import Cluster, inline
 from curator.demo.draw import draw_demo
 from curator.errors import ConfigError, OutsideError, TooManyFailed
@@ -93,7 +93,7 @@ class Pipeline:
                 voice.say(f"the demo's pictures are drawn first, into {DEMO_FOLDER}")
             draw_demo(Path(DEMO_FOLDER))
         plan = wired(stages, run_settings)
-        for line in order_told(plan):
+        for line in (*getattr(plan.read, "told", ()), *order_told(plan)):
             voice.say(line)
         if run_settings.dry_run:
             return rehearsed(plan, run_settings, voice)
@@ -105,6 +105,7 @@ class Pipeline:
 def wired(stages: Sequence[ProcessingStage], settings: Settings) -> Plan:
     """The plan of a run. Raises ConfigError with every mistake of the whole."""
     try:
+        stages = as_read(stages, settings)
         plan, mistakes = wire(stages), []
     except ConfigError as error:
         plan, mistakes = None, error.mistakes

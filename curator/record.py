@@ -85,7 +85,7 @@ def run_record(
             "stages": {s.name: s.model_dump(mode="json", exclude={"name"}) for s in plan.stages},
         },
         "keys": plan.keys,
-        "spaces": {s.name: s.space for s in plan.images if "embedding" in s.gives},
+        "spaces": {s.name: s.space for s in plan.embedders},
         "inputs": [{"shard": k.shard.given, "samples": k.samples, "contents": list(k.contents)} for k in census.shards],
         "preprocessing": {s.name: asdict(s.preprocessing) for s in plan.images if hasattr(s, "preprocessing")},
         "weights": {stage: [w.id for w in ws] for stage, ws in plan.weights.items() if ws},
@@ -98,7 +98,7 @@ def run_record(
 
 def work(plan: Plan, census: Census, found: Mapping[str, Found]) -> dict[str, int]:
     """The images on which each kind of work was done in this run; 0 where all came from the store."""
-    embeds = {s.name for s in plan.images if "embedding" in s.gives}
+    embeds = {s.name for s in plan.embedders}
     rows = census.measured
     return {
         "decoded": census.decoded,

@@ -79,6 +79,15 @@ class Plan:
             keys[stage.name] = address.stage_key(identity_of(type(stage)), stage.measure_fields(), ids, inputs)
         return keys
 
+    def space_of(self, stage: ProcessingStage) -> str:
+        """The space of the vectors that a stage is fed."""
+        return next(s.space for s in self.embedders if s.name == self.feeds[stage.name])
+
+    @property
+    def embedders(self) -> tuple[ProcessingStage, ...]:
+        """The stages that give vectors: those that embed, and reading where the input is vectors."""
+        return tuple(s for s in (self.read, *self.images) if "embedding" in s.gives)
+
     def inputs_of(self, stage: ProcessingStage) -> list[str]:
         """The names of the stages whose measurements this one is computed from."""
         if stage is self.read:
@@ -205,8 +214,12 @@ def _embedding(
         giver = givers[wanted or next(iter(givers))]
         plan.feeds[stage.name] = giver.name
         if need.spaces is not None and giver.space not in need.spaces:
+            change = (
+                f"{giver.name}.embedding_space says whose they are"
+                if giver.has("index")
+                else f"change {giver.name}.model and {giver.name}.pretrained, or {stage.name}.head"
+            )
             yield (
                 f"{stage.name}: works on embeddings of {' or '.join(need.spaces)}, but {giver.name} gives "
-                f"{giver.space}. In another space its scores mean nothing: change {giver.name}.model and "
-                f"{giver.name}.pretrained, or {stage.name}.head."
+                f"{giver.space}. In another space its scores mean nothing: {change}."
             )

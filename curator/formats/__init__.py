@@ -5,11 +5,13 @@ from __future__ import annotations
 from curator.formats.base import Reader, Shard
 from curator.formats.folder import FolderReader
 from curator.formats.lists import TableReader
+from curator.formats.vectors import VectorReader
 from curator.formats.webdataset import TarReader
 
 READERS: dict[str, Reader] = {
     "webdataset": TarReader(),
     "folder": FolderReader(),
+    "vectors": VectorReader(),
     **dict.fromkeys(("list", "urls", "parquet"), TableReader()),
 }
 

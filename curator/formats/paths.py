@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from curator.errors import ConfigError
+from curator.formats import vectors
 from curator.formats.base import Shard
 from curator.formats.folder import is_image, walk
 from curator.formats.tables import suffix_of
@@ -17,6 +18,7 @@ from curator.ledger import shown
 
 TAR = ".tar"
 IN_FOLDERS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")  # .txt and .json lie beside images as well
+VECTORS = "vectors"
 TABLE = "table"  # the format of a table until it is looked into
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 SHOWN = 5
@@ -145,6 +147,9 @@ def _shards(path: str, skip: set[str]) -> Iterator[Shard]:
         yield from _of_folder(path, skip)
         return
     lower = path.lower()
+    if lower.endswith(vectors.SUFFIXES):
+        yield _vectors(path, vectors.beside_of(path))
+        return
     if suffix_of(path):
         yield Shard(_given(path), os.path.abspath(path), TABLE, _size(path))
         return
@@ -152,6 +157,10 @@ def _shards(path: str, skip: set[str]) -> Iterator[Shard]:
         yield _tar(path)
         return
     raise ConfigError(f"input: {path} is neither a tar nor a folder. For one image, name its folder.")
+
+
+def _vectors(path: str, beside: str) -> Shard:
+    return Shard(_given(path), os.path.abspath(path), VECTORS, _size(path), beside=beside and os.path.abspath(beside))
 
 
 def _tar(path: str) -> Shard:
@@ -192,6 +201,9 @@ def _of_folder(path: str, skip: set[str]) -> Iterator[Shard]:
                 others += 1
                 size += _size(os.path.join(folder, name))
     yield from (_tar(tar) for tar in sorted(tars))
+    if not tars and (found := vectors.files_of(path)):
+        yield from (_vectors(*pair) for pair in found)
+        return
     shard = Shard(_given(path), os.path.abspath(path), "folder", size, _below(os.path.realpath(path), skip))
     if tables and not tars and not any(is_image(shard.path, name) for name, _ in walk(shard)):
         yield from _tables(sorted(tables), others + hidden - len(tables))

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from curator.errors import ConfigError
-from curator.formats import tables
+from curator.formats import tables, vectors
 from curator.formats.base import Shard
 from curator.formats.beside import table_beside
-from curator.formats.paths import TABLE
+from curator.formats.paths import TABLE, VECTORS
 
 NEEDED = {"list": "image", "parquet": "image", "urls": "url", "vectors": "embedding"}
 """The role without which a table is not of a format."""
@@ -39,12 +39,29 @@ def recognised(shards: Sequence[Shard], wanted: Wanted) -> list[Shard]:
     result, mistakes = [], []
     for shard in shards:
         try:
-            result.append(_table(shard, wanted) if shard.format == TABLE else _tar(shard, wanted))
+            result.append(_recognised(shard, wanted))
         except ConfigError as error:
             mistakes += error.mistakes
+    alone = [shard for shard in result if shard.format == VECTORS]
+    if alone and len(alone) < len(result):
+        other = next(shard for shard in result if shard.format != VECTORS)
+        mistakes.append(
+            f"input: {alone[0].given} holds vectors and {other.given} images; a run reads the one or the other."
+        )
     if mistakes:
         raise ConfigError(mistakes)
     return result
+
+
+def _recognised(shard: Shard, wanted: Wanted) -> Shard:
+    if shard.format == TABLE:
+        shard = _table(shard, wanted)
+    if shard.format == VECTORS:
+        try:
+            return vectors.with_roles(shard, wanted.columns)
+        except (OSError, pa.ArrowException) as error:
+            raise ConfigError(f"input: {shard.given} cannot be read: {' '.join(str(error).split())}.") from error
+    return _tar(shard, wanted)
 
 
 def _tar(shard: Shard, wanted: Wanted) -> Shard:

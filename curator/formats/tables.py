@@ -172,6 +172,18 @@ def plain(value: Any) -> Any:
     return value
 
 
+def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Numbers, truths and texts as they are; anything else as the text that JSON spells it with."""
+    kind = column.type
+    if pa.types.is_large_string(kind) or pa.types.is_dictionary(kind):
+        return column.cast(pa.string())
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_string(kind):
+        return column
+    values = (plain(value) for value in column.to_pylist())
+    spelt = (v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values)
+    return pa.chunked_array([pa.array(list(spelt), pa.string())])
+
+
 def first_text(path: str, column: str) -> str:
     """The first value of a text column that holds something."""
     if suffix_of(path) != ".parquet":

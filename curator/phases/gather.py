@@ -79,7 +79,7 @@ def _gathered(store: Store, stages: Sequence[Any], addresses: Sequence[Sequence[
 
 def _columns_of(stage: Any, table: pa.Table) -> dict[str, Any]:
     if stage.has("index"):
-        return {name: table.column(name) for name in table.column_names}
+        return {name: table.column(name) for name in table.column_names if name != "embedding"}
     columns = {name: table.column(name) for name in stage.gives if name != "embedding"}
     return {**columns, **{f"{stage.name}.{name}": table.column(name) for name in ("cause", "detail")}}
 
@@ -135,7 +135,7 @@ def _earlier(plan: Plan, stage: Any) -> Earlier:
     given = getattr(stage, "against", None)
     if not given:
         return Earlier()
-    space = next(s.space for s in plan.images if s.name == plan.feeds[stage.name])
+    space = plan.space_of(stage)
     return earlier([given] if isinstance(given, str) else given, f"{stage.name}.against", space)
 
 

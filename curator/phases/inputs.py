@@ -104,7 +104,8 @@ def look(store: Store, read: Any, shard: Shard, reader: str) -> Known:
         index.passed_over,
         reader,
     )
-    store.put(FOLDER, record_name(shard), members_table(index.samples), _header(known))
+    samples = () if shard.format == "vectors" else index.samples  # of a vector nothing is known but its place
+    store.put(FOLDER, record_name(shard), members_table(samples), _header(known))
     return known
 
 

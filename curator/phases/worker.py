@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curator import here
+from curator import address, here
 from curator.decode import Decoded
 from curator.decoders import Decoders
 from curator.errors import Fault, InputChanged, StoreError
@@ -34,6 +34,7 @@ from curator.phases import inputs
 from curator.phases.batches import Batcher, run_model
 from curator.phases.columns import Rows, as_columns, valid
 from curator.phases.piece import Piece, PieceRef, Work
+from curator.phases.vectors import piece_of
 from curator.stage import Array, ImageBatch, Mask, ProcessingStage
 from curator.store import vectors_of
 from curator.wiring import measured_from, pixels_of
@@ -75,7 +76,10 @@ class Partition:
     def measure(self, refs: Sequence[PieceRef]) -> Outcome:
         """Do it, and tell what was done."""
         begin = time.monotonic()
-        for (piece, row), result in self._decoded(refs):
+        for ref in refs:
+            if ref.shard.format == "vectors":
+                self._take_vectors(ref)
+        for (piece, row), result in self._decoded([ref for ref in refs if ref.shard.format != "vectors"]):
             self._settle(piece, row, result)
         for batcher in self.batchers.values():
             self._scatter(batcher)
@@ -84,6 +88,21 @@ class Partition:
         self.outcome.seconds[self.read.name] = time.monotonic() - begin - in_stages
         self.outcome.damaged += self.store.taken_aside()
         return self.outcome
+
+    def _take_vectors(self, ref: PieceRef) -> None:
+        """Store vectors that were computed elsewhere, and measure from them whatever is missing."""
+        if reader_of(ref.shard).stamp(ref.shard) != ref.stamp:
+            raise self._changed(ref)
+        name, content = self.read.name, ref.content
+        if content is None or not self.store.has(name, address.measurement(self.work.keys[name], content)):
+            content, table = piece_of(ref)
+            header = {"stage": name, "open": False, "measured_with": provenance()}
+            self.store.put(name, address.measurement(self.work.keys[name], content), table, header)
+        self.outcome.contents[ref.shard_number, ref.number] = content
+        piece = Piece(self.work, ref, range(ref.last - ref.first), content)  # type: ignore[arg-type]
+        for stage in self.work.stages[1:]:
+            self._measure_stored(piece, stage)
+        here.report(done=piece.count)
 
     def _decoded(self, refs: Sequence[PieceRef]) -> Iterator[tuple[tuple[Piece, int], Decoded | Fault]]:
         """Every image that is to be decoded, with what came of it, in order of completion."""

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from curator.decode import FORMATS, DecodeSettings
-from curator.errors import Cause, Fault
-from curator.formats import reader_of
+from curator.errors import Cause, ConfigError, Fault
+from curator.formats import reader_of, vectors
 from curator.formats.base import Member, Sample, Shard, ShardIndex
 from curator.formats.folder import IMAGE_SUFFIXES, MAGIC, suffix_of
 from curator.formats.recognise import Wanted, recognised
 from curator.ledger import shown
+from curator.models.likeness import COLUMNS, LEAST, SPACE, likeness
 from curator.signatures import format_of
 from curator.stage import ProcessingStage, measures, speeds
-from curator.units import Size, parse_bytes
+from curator.units import Size, counted, parse_bytes
 
+LOOKED_AT = 1024  # rows of an input of vectors
+LENGTH_OFF = 0.01  # float16 rounding moves the length of a unit vector by less
 NO_IMAGES = frozenset(b"txt json cls npy npz pyd pkl pth cbor mp msgpack xml csv html mp3 mp4 wav flac gz".split())
 
 
@@ -45,6 +49,7 @@ class ImageReaderStage(ProcessingStage):
     key_column: str | None = speeds(None)
     root: str | None = speeds(None)
     join_tables: bool = speeds(True)
+    embedding_space: str | None = speeds(None)
     decode_timeout_s: float = speeds(20.0, gt=0)
     decode_memory: Size = speeds("2GiB")
     verbose: bool = speeds(False)
@@ -61,6 +66,13 @@ class ImageReaderStage(ProcessingStage):
         """The shards, tables among them as what they are. Raises ConfigError for columns that are not there."""
         roles = {role: getattr(self, f"{role}_column") for role in ("image", "url", "caption", "embedding", "key")}
         return recognised(shards, Wanted(self.format, roles, self.root, self.join_tables))
+
+    def of_vectors(self, shards: Sequence[Shard]) -> EmbeddingReaderStage:
+        """The reader of an input that is vectors alone. Raises ConfigError where they are not what they seem."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields if name != "embedding_space"}
+        seen = Seen.of(shards)
+        space, told = seen.space(self.embedding_space, self.name)
+        return EmbeddingReaderStage(**fields, embedding_space=space, told=told)
 
     def index(self, shard: Shard) -> ShardIndex:
         """The samples of a shard in order, and what of it is damaged. OSError where it cannot be opened."""
@@ -105,6 +117,78 @@ class ImageReaderStage(ProcessingStage):
     def caption_of(self, sample: Sample) -> Member | None:
         """The member that holds the caption, if there is one."""
         return next((m for m in sample.members if m.fault is None and suffix_of(m.name) == b"txt"), None)
+
+
+class EmbeddingReaderStage(ImageReaderStage):
+    """Read vectors that were computed elsewhere: stands in for `read` where the input is no images but these.
+
+    `embedding_space` names the model that made them, as `embed` would: model and pretrained tag.
+    """
+
+    called: ClassVar[str] = "read_vectors"
+    version: ClassVar[int] = 1
+    gives: ClassVar[tuple[str, ...]] = ("embedding",)
+
+    told: tuple[str, ...] = speeds(())
+
+    def measure_fields(self) -> dict[str, Any]:
+        """Nothing of how images are decoded: what the vectors are, alone."""
+        return {"embedding_space": self.embedding_space}
+
+    @property
+    def space(self) -> str:
+        """Whose vectors they are."""
+        return str(self.embedding_space)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a look at the vectors of an input says."""
+
+    rows: int
+    columns: int
+    length: float  # median over the rows that were looked at
+    likeness: float | None  # None where the number of columns rules the known model out
+
+    @classmethod
+    def of(cls, shards: Sequence[Shard]) -> Seen:
+        """Look at the beginning. Raises ConfigError where shards have different numbers of columns."""
+        shapes = {shard.given: vectors.shape_of(shard) for shard in shards}
+        widths = {shape[1]: given for given, shape in shapes.items() if shape[0]}
+        if len(widths) > 1:
+            told = ", ".join(f"{given} {width}" for width, given in widths.items())
+            raise ConfigError(f"input: vectors have different numbers of columns: {told}. A run reads one model's.")
+        count, width = sum(shape[0] for shape in shapes.values()), next(iter(widths), 0)
+        full = next((shard for shard in shards if shapes[shard.given][0]), None)
+        if full is None:
+            return cls(0, 0, 1.0, None)
+        some = vectors.rows_of(full, 0, min(LOOKED_AT, shapes[full.given][0])).astype(np.float64)
+        lengths = np.linalg.norm(some, axis=1)
+        fit = np.isfinite(lengths) & (lengths > 0)
+        if not fit.any():
+            raise ConfigError(f"input: {full.given}: none of its first {counted(len(some), 'row')} is a vector.")
+        unit = some[fit] / lengths[fit, None]
+        return cls(count, width, float(np.median(lengths[fit])), likeness(unit) if width == COLUMNS else None)
+
+    def space(self, given: str | None, name: str) -> tuple[str, tuple[str, ...]]:
+        """Whose vectors they are, and what a person should know of it. Raises ConfigError where nobody can say."""
+        scaled = f"; they were {self.length:.3g} long (median), and are made unit length"
+        told = f"{counted(self.rows, 'vector')} of {self.columns} columns" + (
+            scaled if abs(self.length - 1) > LENGTH_OFF else ""
+        )
+        if given is not None:
+            return given, (f"{name}: {told}, of {given} as {name}.embedding_space says",)
+        if self.likeness is None:
+            if not self.rows:
+                return SPACE, ()
+            return f"unknown/{self.columns}", (f"{name}: {told}; whose they are, {name}.embedding_space may say",)
+        if not self.likeness >= LEAST:
+            raise ConfigError(
+                f"{name}.embedding_space: the vectors have {self.columns} columns as those of {SPACE}, but do not look "
+                f"like its image vectors (likeness {self.likeness:.2f}, about 1 expected): another model's, or texts'. "
+                f"Say whose they are, as {name}.embedding_space=MODEL/PRETRAINED; {SPACE} is believed if said."
+            )
+        return SPACE, (f"{name}: {told}, taken for those of {SPACE} (likeness {self.likeness:.2f})",)
 
 
 def _beginning(member: Member) -> Member:
