@@ -50,17 +50,22 @@ def named(count: int, pairs: Pairs, rank_N: Array, kept: Array, crowd: Crowd | N
     similarity = np.full(count, np.nan)
     # a kept row may also rank behind one that is dropped for another; only kept ones in front of it drop a row,
     # but the one it is named after may be any kept row at or above the threshold
-    counts, behind = kept[pairs.better] & ~kept[pairs.worse], kept[pairs.worse] & ~kept[pairs.better]
-    parts = [
-        (pairs.worse[counts], pairs.better[counts], pairs.similarity[counts]),
-        (pairs.better[behind], pairs.worse[behind], pairs.similarity[behind]),
-    ]
+    better_stays = kept[pairs.better]
+    counts = np.flatnonzero(better_stays != kept[pairs.worse])
+    of = np.where(better_stays, pairs.worse, pairs.better)[counts]
+    by = np.where(better_stays, pairs.better, pairs.worse)[counts]
+    sim = pairs.similarity[counts]
     if crowd is not None:
-        parts.append(crowd.nearest(kept, rank_N))
-    of, by, sim = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.lexsort((rank_N[by], -sim, of))
-    rows, first = np.unique(of[order], return_index=True)
-    dropped_by[rows], similarity[rows] = by[order][first], sim[order][first]
+        of, by, sim = (np.concatenate(c) for c in zip((of, by, sim), crowd.nearest(kept, rank_N), strict=True))
+    if (sim[1:] > sim[:-1]).any():
+        order = np.argsort(-sim, kind="stable")
+        of, by, sim = of[order], by[order], sim[order]
+    # the last value assigned to a place stays: backwards, that is the most similar one
+    dropped_by[of[::-1]], similarity[of[::-1]] = by[::-1], sim[::-1]
+    ties = np.flatnonzero((sim == similarity[of]) & (by != dropped_by[of]))
+    better = ties[rank_N[by[ties]] < rank_N[dropped_by[of[ties]]]]
+    better = better[np.argsort(-rank_N[by[better]], kind="stable")]  # the best comes last, and stays
+    dropped_by[of[better]] = by[better]
     return dropped_by, similarity
 
 

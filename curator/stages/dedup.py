@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import model_validator
 
 from curator.pairs.crowd import Crowd
-from curator.pairs.found import CELL, CROWDED, NEAR, SAME, Found, place
-from curator.pairs.ranking import CENTROID, check_policy, ranked_by, ranks
+from curator.pairs.found import CROWDED, Found, place
+from curator.pairs.ranking import CENTROID, check_policy, ranked_by
 from curator.pairs.representatives import Pairs, keep_representatives, named
 from curator.pairs.semdedup import in_cell
+from curator.pairs.standing import Standing, at
 from curator.stage import (
     Array,
     Choice,
@@ -83,16 +83,15 @@ class SemanticDeduplicationStage(ProcessingStage):
         stand in the same place: the same content, given twice.
         """
         view, count = Found(found), len(alive)
-        vector = _vectors(rows, view)
-        cell, columns = _with_cells(rows, view, vector)
-        rank = ranks(columns, self.keep, count)
-        vectors, best, copies, best_of = _folded(vector, alive & (rows["piece"] >= 0), rank)
-        pairs = Pairs.of(*self._pairs(view, vectors, best), rank)
-        crowd = self._crowd(view, vectors, best)
+        standing = Standing.of(rows, view, self.keep, count)
+        rank = standing.rank
+        best, copies, best_of = standing.best(alive)
+        pairs = Pairs.of(*standing.pairs(self.similarity_threshold, best), rank)
+        crowd = self._crowd(view, standing.vectors, best)
         remarks: list[str] = []
         unrepresented = np.zeros(count, bool)
         if self.rule == "semdedup":
-            published = in_cell(count, pairs, cell, rank, crowd)
+            published = in_cell(count, pairs, standing.cell, rank, crowd)
             dropped_by, similarity = named(count, pairs, rank, ~published.dropped, crowd)
             unrepresented = published.dropped & (dropped_by < 0)
             remarks.append(published.told(int(unrepresented.sum())))
@@ -105,70 +104,17 @@ class SemanticDeduplicationStage(ProcessingStage):
         walked = 0 if crowd is None else len(crowd.rows)
         return Choice(dropped_by, similarity, unrepresented=unrepresented, remarks=tuple(remarks), walked=walked)
 
-    def _pairs(self, found: Found, vectors: Array, best: Array) -> tuple[Array, Array, Array]:
-        """Pairs at or above the threshold whose vectors both live, as rows: the best-ranked of each vector."""
-        near = found.of_kind(NEAR)
-        similarity = near.column("similarity").to_numpy()
-        if not len(vectors) or not len(similarity):
-            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
-        enough = similarity >= self.similarity_threshold
-        (a, a_here), (b, b_here) = (_at(vectors, place(near, side)[enough]) for side in "ab")
-        here = a_here & b_here
-        return best[a[here]], best[b[here]], similarity[enough][here]
-
     def _crowd(self, found: Found, vectors: Array, best: Array) -> Crowd | None:
         """The rows whose pairs among themselves are not stored, those that live."""
         crowded = found.of_kind(CROWDED)
         if not crowded.num_rows or not len(vectors):
             return None
-        at, here = _at(vectors, place(crowded, "a"))
-        rows = best[at[here]]
+        where, here = at(vectors, place(crowded, "a"))
+        here &= best[where] >= 0
+        rows = best[where[here]]
         if not len(rows):
             return None
         order = np.argsort(rows)
         bytes_of = crowded.column("vector").take(pa.array(np.flatnonzero(here)[order])).to_pylist()
         given = np.frombuffer(b"".join(bytes_of), np.float16).reshape(len(rows), -1)
         return Crowd(rows[order], given, self.similarity_threshold)
-
-
-def _vectors(rows: Columns, found: Found) -> Array:
-    """(N,) the place of the first row with the same vector, for every row."""
-    places: Array = rows["piece"].astype(np.int64) << 32 | rows["row"].astype(np.int64)
-    same = found.of_kind(SAME)
-    copy, first = place(same, "b"), place(same, "a")
-    if not len(copy):
-        return places
-    order = np.argsort(copy)
-    at, here = _at(copy[order], places)
-    vector: Array = np.where(here, first[order][at], places)
-    return vector
-
-
-def _with_cells(rows: Columns, found: Found, vector: Array) -> tuple[Array, Mapping[str, Any]]:
-    """(N,) everybody's cell, -1 without a vector; and the columns to rank by, the cosine to its centroid among them."""
-    cells = found.of_kind(CELL)
-    at, here = _at(place(cells, "a"), vector)
-    if not cells.num_rows:
-        return np.full(len(vector), -1), rows
-    cell = np.where(here, cells.column("row_b").to_numpy()[at], -1)
-    cosine = np.where(here, cells.column("similarity").to_numpy()[at], np.nan)
-    return cell, {**rows, CENTROID: cosine}
-
-
-def _folded(vector: Array, alive: Mask, rank: Array) -> tuple[Array, Array, Array, Array]:
-    """Living rows by vector: the vectors (V,) sorted, the best-ranked row of each; every other row, and its best."""
-    living = np.flatnonzero(alive)
-    order = np.lexsort((rank[living], vector[living]))
-    ordered = living[order]
-    vectors, start, group = np.unique(vector[ordered], return_index=True, return_inverse=True)
-    best = ordered[start]
-    copy = ordered != best[group]
-    return vectors, best, ordered[copy], best[group][copy]
-
-
-def _at(ascending: Array, wanted: Array) -> tuple[Array, Mask]:
-    """Where each wanted value stands among ascending ones, and whether it does."""
-    if not len(ascending):
-        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
-    at = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
-    return at, ascending[at] == wanted

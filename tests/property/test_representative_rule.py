@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curator.desk import Desk
-from curator.pairs.found import NEAR, PLACES, SAME, Found
+from curator.pairs import standing
+from curator.pairs.found import CELL, NEAR, PLACES, SAME, Found
 from curator.pairs.known import Known
 from curator.pairs.representatives import Pairs, keep_representatives
 from curator.stages.dedup import SemanticDeduplicationStage
@@ -353,3 +354,42 @@ def test_a_long_chain_takes_no_rounds_without_end():
     rank = np.arange(n)
     dropped_by, _ = keep_representatives(n, Pairs.of(rank[:-1], rank[1:], np.ones(n - 1), rank), rank)
     assert (dropped_by < 0).sum() == n // 2
+
+
+def test_one_more_setting_is_chosen_as_if_it_were_the_first(monkeypatch):
+    """What is kept from one setting to the next depends on none of them: not on threshold, policy or who is alive."""
+    rng = np.random.default_rng(0)
+    count = 300
+    a, b = np.triu_indices(count, 1)
+    some = rng.random(len(a)) < 0.02
+    table = table_of(a[some], b[some], rng.choice([0.9, 0.93, 0.95, 0.97], some.sum()), count)
+    rows = {"piece": np.zeros(count, np.int64), "row": np.arange(count), "bytes": rng.integers(0, 9, count)}
+
+    def choices(again: bool):
+        for alive in (rng_of(1, count), rng_of(2, count)):
+            for threshold in (0.93, 0.97, 0.9):
+                for keep in (None, ("bytes asc",), ("first",)):
+                    if again:
+                        monkeypatch.setattr(standing, "_last", (None, None))
+                    stage = SemanticDeduplicationStage(similarity_threshold=threshold, keep=keep)
+                    choice = stage.choose(rows, table, alive)
+                    yield choice.dropped_by.tolist(), np.nan_to_num(choice.similarity).tolist()
+
+    assert list(choices(False)) == list(choices(True))
+
+
+def rng_of(seed: int, count: int):
+    return np.random.default_rng(seed).random(count) < 0.8
+
+
+def table_of(a, b, similarity, count):
+    """What a search of one piece found, of so many rows."""
+    order = np.lexsort((b, a))
+    everybody = np.arange(count)
+    return pa.table({
+        "kind": np.repeat(np.array([NEAR, CELL], np.int8), [len(a), count]),
+        "piece_a": np.zeros(len(a) + count, np.int32), "row_a": np.concatenate([a[order], everybody]).astype(np.int32),
+        "piece_b": np.repeat(np.array([0, -1], np.int32), [len(a), count]),
+        "row_b": np.concatenate([b[order], np.zeros(count)]).astype(np.int32),
+        "similarity": np.concatenate([similarity[order], np.ones(count)]), "vector": pa.nulls(len(a) + count, pa.binary()),
+    })  # fmt: skip
