@@ -87,9 +87,41 @@ class Cause(StrEnum):
     DAMAGED_AT_OFFSET = "damaged_at_offset"
     NO_END_MARKER = "no_end_marker"
 
+    # a URL that could not be fetched
+    BAD_URL = "bad_url"  # no URL that anything could be asked for
+    BAD_SCHEME = "bad_scheme"  # neither http nor https
+    ADDRESS_REFUSED = "address_refused"  # the host's address is not public
+    UNKNOWN_HOST = "unknown_host"  # there is no host of this name
+    CONNECTION_FAILED = "connection_failed"  # refused, reset, unreachable
+    TLS_FAILED = "tls_failed"  # the server's certificate is not to be trusted
+    NOT_HTTP = "not_http"  # what answers does not speak HTTP
+    TIMEOUT = "timeout"
+    TOO_SLOW = "too_slow"
+    TOO_LARGE = "too_large"
+    TRUNCATED_BODY = "truncated_body"  # fewer bytes than announced
+    CONTENT_ENCODED = "content_encoded"  # compressed though nobody asked for it
+    NOT_AN_IMAGE_TYPE = "not_an_image_type"  # by the server's own words, and by the first bytes
+    NOT_FOUND = "not_found"  # 404, 410
+    FORBIDDEN = "forbidden"  # 401, 402, 403, 407, 451
+    RATE_LIMITED = "rate_limited"  # 429
+    SERVER_ERROR = "server_error"  # 5xx
+    BAD_STATUS = "bad_status"  # any other
+    REDIRECT_LOOP = "redirect_loop"
+    TOO_MANY_REDIRECTS = "too_many_redirects"
+    OPTED_OUT = "opted_out"  # the server asks that the image not be used: a row that is dropped rather than failed
+    NOT_FETCHED = "not_fetched"  # nobody has asked yet
+
 
 TRANSIENT = frozenset({Cause.DECODER_CRASHED, Cause.DECODER_TIMEOUT, Cause.DECODER_OUT_OF_MEMORY})
 """Faults of the machine, not of the bytes: their rows stay open and the next run tries them again."""
+
+TRANSIENT_FETCHES = frozenset(
+    {
+        Cause.CONNECTION_FAILED, Cause.TIMEOUT, Cause.TOO_SLOW, Cause.TRUNCATED_BODY, Cause.RATE_LIMITED,
+        Cause.SERVER_ERROR, Cause.NOT_FETCHED,
+    }
+)  # fmt: skip
+"""Of a URL's causes those that may pass by themselves: tried again within a run, and by the next one."""
 
 
 class Fault(Exception):
