@@ -62,7 +62,7 @@ def reply(status: int = 200, body: bytes = b"", kind: str | None = "image/jpeg",
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     if "Content_Length" not in headers:
         lines.append(f"Content-Length: {len(body)}")
-    return ["\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body]
+    return ["\r\n".join(lines).encode() + b"\r\n\r\n" + body]
 
 
 def moved(location: str, status: int = 302) -> list[Part]:
@@ -73,7 +73,7 @@ def moved(location: str, status: int = 302) -> list[Part]:
 async def _converse(site: Site, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     site.connections += 1
     tls = writer.get_extra_info("ssl_object")
-    with suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
+    with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError, ssl.SSLError):
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             headers = dict(line.split(": ", 1) for line in head[1:] if line)

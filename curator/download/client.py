@@ -92,8 +92,8 @@ class Client:
         return made, False
 
     async def done(self, connection: httpcore.AsyncHTTPConnection, target: httpx.URL) -> None:
-        """Keep a connection whose answer was read to its end; close any other."""
-        if not connection.is_idle() or connection.is_closed():
+        """Keep a connection whose answer was read to its end, and ended there; close any other."""
+        if not connection.is_idle() or connection.is_closed() or _has_more(connection):
             await _close(connection)
             return
         place = place_of(target)
@@ -110,6 +110,12 @@ class Client:
             await _close(idle.pop(0))
         if not idle:
             del self._idle[place]
+
+
+def _has_more(connection: httpcore.AsyncHTTPConnection) -> bool:
+    """Whether bytes came behind the answer's end: they would be taken for the next one's. True where nobody can say."""
+    within = getattr(getattr(connection, "_connection", None), "_h11_state", None)
+    return getattr(within, "trailing_data", None) != (b"", False)
 
 
 async def _close(connection: httpcore.AsyncHTTPConnection) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import os
 import re
 import ssl
 import time
@@ -294,7 +295,7 @@ def _broken(error: Exception, host: str, state: _State) -> Trouble:
 def _plain(error: BaseException) -> str:
     """The system's words where it has any (`Connection refused`), else the first that the exceptions have."""
     chain = list(_chain(error))
-    told = [e.strerror for e in chain if isinstance(e, OSError) and e.strerror] or [str(e) for e in chain if str(e)]
+    told = [os.strerror(e.errno) for e in chain if isinstance(e, OSError) and e.errno] or [str(e) for e in chain if str(e)]
     return " ".join((told or [type(error).__name__])[0].split())[:200].rstrip(".")
 
 
