@@ -6,7 +6,7 @@ import email.utils
 import gzip
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +174,9 @@ def test_a_body_shorter_than_announced_is_truncated(chunked: bool, fetch: Fetch,
     """A connection that breaks off gives no half image: not with a length, and not in chunks without the last."""
     if chunked:
         head = b"HTTP/1.1 200 So\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n"
-        site.answers["/x"] = lambda n: [head + b"%x\r\n" % len(IMAGE) + IMAGE + b"\r\n", CLOSE]
+        site.answers["/x"] = [head + b"%x\r\n" % len(IMAGE) + IMAGE + b"\r\n", CLOSE]
     else:
-        site.answers["/x"] = lambda n: [*reply(200, IMAGE, Content_Length="5000"), CLOSE]
+        site.answers["/x"] = [*reply(200, IMAGE, Content_Length="5000"), CLOSE]
     cause, told = fault(fetch("/x", retries=1)[0])
     assert cause == Cause.TRUNCATED_BODY
     assert told == f"The body ended at byte {len(IMAGE):,}{'' if chunked else ' of 5,000'}."
@@ -256,7 +256,7 @@ def test_a_circle_of_redirects_is_told(fetch: Fetch, site: Site) -> None:
 )
 def test_an_opt_out_is_respected(headers: Mapping[str, str], asks: str, fetch: Fetch, site: Site) -> None:
     """By default the bytes are not taken; where the user decides otherwise, what the server asked for is kept."""
-    site.answers["/x"] = lambda n: reply(200, IMAGE, **headers)
+    site.answers["/x"] = reply(200, IMAGE, **headers)
     assert fault(fetch("/x")[0]) == (Cause.OPTED_OUT, f"The server asks that this image not be used for AI ({asks}).")
     [found] = fetch("/x", respect_opt_out=False)
     assert content(found) == IMAGE
@@ -396,6 +396,6 @@ def test_progress_is_told_with_failures_by_cause(site: Site, tmp_path: Path) -> 
     def report(*, done: int, failed: Mapping[Cause, int]) -> None:
         told.append((done, dict(failed)))
 
-    urls: Sequence[str] = [f"{site.url}/good.jpg", f"{site.url}/gone", "file:///x", f"{site.url}/gone2"]
+    urls = [f"{site.url}/good.jpg", f"{site.url}/gone", "file:///x", f"{site.url}/gone2"]
     download(urls, tmp_path, DownloadSettings(**QUICK), report)
     assert told[-1] == (4, {Cause.NOT_FOUND: 2, Cause.BAD_SCHEME: 1})

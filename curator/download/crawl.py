@@ -7,6 +7,7 @@ bodies of one tar at most, or of `SEAL_S` seconds.
 from __future__ import annotations
 
 import asyncio
+import resource
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from curator.download.settings import DownloadSettings
 from curator.download.shelf import Batch, Place, Settled, Shelf, held, next_number, url_digest
 from curator.download.turns import Errand, Host, Turns
 from curator.download.urls import redirected, shown, target_of
-from curator.errors import TRANSIENT_FETCHES, Cause, Fault, OutsideError
+from curator.errors import TRANSIENT_FETCHES, Cause, ConfigError, Fault, OutsideError
 
 LOOK_AHEAD = 1_000_000
 """URLs that wait for their turn at most; hosts are treated alike among these."""
@@ -31,6 +32,8 @@ ROWS = 100_000
 """Rows of one table, where it is only failures that come in."""
 SEAL_S = 300.0
 REPORT_S = 0.2
+SPARE_FILES = 256
+"""Open files beside the connections: lookups, large bodies, what else the process has."""
 LEAST_S = 0.1
 """What must be left of a URL's seconds for another try."""
 SILENT = 10
@@ -59,6 +62,7 @@ def download(
     take what came, StoreError where another run fetches into the folder. `resolve` and `dial` are the ways to the
     network. `curator.download.Shelf` tells what became of each URL.
     """
+    _may_open(settings.concurrency)
     with held(folder):
         crawl = _Crawl(folder, settings, report)
 
@@ -73,6 +77,18 @@ def download(
         else:  # in a notebook, whose loop is taken
             with ThreadPoolExecutor(1) as thread:
                 thread.submit(asyncio.run, run()).result()
+
+
+def _may_open(concurrency: int) -> None:
+    """See to it that so many connections may be open. Raises ConfigError where the system does not let them."""
+    wanted = concurrency + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        told = f"needs {wanted:,} open files, and this system allows {hard:,} (ulimit -n)"
+        raise ConfigError(f"concurrency: {concurrency:,} {told}. At most {max(hard - SPARE_FILES, 1):,} will do.")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Crawl:
@@ -266,7 +282,8 @@ class _Crawl:
     def _lay(self, some: Iterable[Settled]) -> None:
         for settled in some:
             size = settled.body.size if settled.body is not None else 0
-            if self.batch is not None and self.batch.count and self.batch.bytes + size > self.settings.bytes_per_tar:
+            most = self.settings.bytes_per_tar
+            if self.batch is not None and self.batch.count and size and self.batch.with_member(size) > most:
                 self._seal()
             if self.batch is None:
                 self.batch, self.begun = Batch(self.folder, self.number), time.monotonic()

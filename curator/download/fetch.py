@@ -295,7 +295,8 @@ def _broken(error: Exception, host: str, state: _State) -> Trouble:
 def _plain(error: BaseException) -> str:
     """The system's words where it has any (`Connection refused`), else the first that the exceptions have."""
     chain = list(_chain(error))
-    told = [os.strerror(e.errno) for e in chain if isinstance(e, OSError) and e.errno] or [str(e) for e in chain if str(e)]
+    system = [e for e in chain if isinstance(e, OSError) and e.errno and not isinstance(e, ssl.SSLError)]
+    told = [os.strerror(e.errno or 0) for e in system] or [str(e) for e in chain if str(e)]
     return " ".join((told or [type(error).__name__])[0].split())[:200].rstrip(".")
 
 

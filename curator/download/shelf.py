@@ -219,8 +219,12 @@ class Batch:
             self._file.write(block)
         self._file.write(bytes(-body.size % BLOCK))
         offset = self.bytes + BLOCK
-        self.bytes = offset + body.size + -body.size % BLOCK
+        self.bytes = self.with_member(body.size)
         return offset, digest.hexdigest()
+
+    def with_member(self, size: int) -> int:
+        """The bytes of the tar with one more member of this size, its end not counted."""
+        return self.bytes + BLOCK + size + -size % BLOCK
 
     def seal(self) -> None:
         """Make both files appear, the tar first. Raises OutsideError where the disk cannot take them."""
