@@ -36,12 +36,11 @@ def _input(stages: Sequence[ProcessingStage], settings: Settings) -> Iterator[st
         yield "input: must be given: a tar, a folder, a glob such as 'shards/*.tar', or a list of these."
         return
     try:
-        skip = settings.no_input
         lists, reads = (
             next((s for s in stages if s.has(verb)), None) or builtin_stage(name)
             for verb, name in (("list", "partition"), ("index", "read"))
         )
-        shards_of(lists, reads, settings.inputs, skip)
+        shards_of(lists, reads, settings)
     except CuratorError as error:
         yield from str(error).splitlines()
         return
@@ -58,7 +57,7 @@ def as_read(stages: Sequence[ProcessingStage], settings: Settings) -> list[Proce
     if lists is None or not hasattr(reads, "of_vectors"):
         return list(stages)
     try:
-        shards = shards_of(lists, reads, settings.inputs, settings.no_input)
+        shards = shards_of(lists, reads, settings)
     except CuratorError:
         return list(stages)  # is told with all other mistakes
     if not shards or shards[0].format != "vectors":
@@ -146,7 +145,7 @@ def missing_weights(plan: Plan, settings: Settings) -> list[str]:
     }
     if not any(missing.values()):
         return []
-    shards = plan.shards(settings.inputs, settings.no_input)
+    shards = plan.shards(settings)
     store = Store(settings.store)
     needed = weights_needed(plan, store, survey(plan, store, shards, settings.fingerprint))
     return [line for stage in needed for line in missing[stage]]

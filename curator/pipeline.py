@@ -129,7 +129,7 @@ def check(stages: Sequence[ProcessingStage], settings: Settings) -> list[str]:
 def fetched(stages: Sequence[ProcessingStage], settings: Settings, voice: Voice) -> None:
     """The weights that a run would measure with are here. Raises WeightsError for all that cannot be had."""
     plan = wired(completed(list(stages), None), settings)
-    shards = plan.shards(settings.inputs, settings.no_input)
+    shards = plan.shards(settings)
     weights.have(plan, Store(settings.store), shards, settings.fingerprint, voice)
 
 
@@ -166,7 +166,8 @@ class Run:
         self.stack.enter_context(self.output.locked())
         self.stack.enter_context(self.store.opened())
         self.output.begin()  # a place that cannot be written to is said before hours of measuring
-        self.shards = self.plan.shards(self.settings.inputs, self.settings.no_input)
+        self.shards = self.plan.shards(self.settings)
+        self._timed("measure", self._fetched)
         census, rows, found = self._timed("measure", lambda: self._measured(self.shards))
         identity = run_identity(self.plan, self.settings, census, found)
         if (done := self._finished(identity)) is not None:
@@ -184,6 +185,14 @@ class Run:
             return work()
         finally:
             self.seconds[phase] += time.monotonic() - begin
+
+    def _fetched(self) -> None:
+        """Bodies of the URLs in the input, where it has any."""
+        if any(shard.format == "urls" for shard in self.shards):
+            try:
+                self.plan.read.fetch(self.shards, self.voice.begin)
+            finally:
+                self.voice.end()
 
     def _measured(self, shards: Sequence[Shard]) -> tuple[Census, Samples, dict[str, Found]]:
         """Fill the store, then bring together what deciding needs; what turns out damaged is measured again."""

@@ -13,7 +13,7 @@ from curator.wiring import Plan
 
 def rehearsal(plan: Plan, settings: Settings) -> str:
     """The whole report as text."""
-    shards = plan.shards(settings.inputs, settings.no_input)
+    shards = plan.shards(settings)
     store = Store(settings.store)
     known = survey(plan, store, shards, settings.fingerprint)
     contents = [c for k in known if k is not None for c in k.contents if c is not None]

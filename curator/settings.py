@@ -62,6 +62,11 @@ class Settings(BaseModel):
         return Path(os.path.realpath(self.store))
 
     @property
+    def fetched_folder(self) -> Path:
+        """Where bodies of URLs lie, for all runs over the store."""
+        return self.store_folder / "fetched"
+
+    @property
     def output_folder(self) -> Path:
         """Where the result goes."""
         assert self.output is not None, "checked before the run"

@@ -33,11 +33,11 @@ class Voice:
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         self.lines += [f"{now} {line}".rstrip() for line in text.splitlines()]
 
-    def begin(self, total: int) -> Callable[[dict[str, int]], None]:
-        """Show how `total` images are measured; what it returns takes counts of `done` and `failed`."""
+    def begin(self, total: int, label: str = "measuring") -> Callable[[dict[str, int]], None]:
+        """Show how `total` images are measured, or fetched; what it returns takes counts of `done` and `failed`."""
         if self.quiet or not total:
             return lambda _: None
-        progress = self._progress = Progress(total, "measuring")
+        progress = self._progress = Progress(total, label)
         progress.__enter__()
         return lambda counts: progress.update(**{k: v for k, v in counts.items() if k in ("done", "failed")})
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from curator import address
@@ -45,9 +44,9 @@ class Plan:
         """The source that finds a shard's samples."""
         return next(s for s in self.stages if s.has("index"))
 
-    def shards(self, inputs: Sequence[str], skip: Sequence[Path]) -> list[Any]:
-        """Every shard of the input as what it is. Raises ConfigError with every mistake about it."""
-        return shards_of(self.partition, self.read, inputs, skip)
+    def shards(self, settings: Any) -> list[Any]:
+        """Every shard of a run's input as what it is. Raises ConfigError with every mistake about it."""
+        return shards_of(self.partition, self.read, settings)
 
     @cached_property
     def images(self) -> tuple[ProcessingStage, ...]:
@@ -99,10 +98,10 @@ class Plan:
         return sorted(givers)
 
 
-def shards_of(partition: Any, read: Any, inputs: Sequence[str], skip: Sequence[Path]) -> list[Any]:
-    """What `partition` lists, tables among it recognised by `read`, where that knows how."""
-    listed: list[Any] = partition.list(inputs, skip)
-    return read.recognise(listed) if hasattr(read, "recognise") else listed
+def shards_of(partition: Any, read: Any, settings: Any) -> list[Any]:
+    """What `partition` lists of a run's input, tables among it recognised by `read`, where that knows how."""
+    listed: list[Any] = partition.list(settings.inputs, settings.no_input)
+    return read.recognise(listed, settings.fetched_folder) if hasattr(read, "recognise") else listed
 
 
 def pixels_of(stage: ProcessingStage) -> Pixels | None:

@@ -123,6 +123,13 @@ class Shelf:
         names = ("tar", "offset", "size", "sha256", "content_type", "final_url", "opt_out", "cause", "detail")
         return [self._told(*facts) for facts in self._taken(names, rows)]
 
+    def state(self, urls: Sequence[str]) -> bytes:
+        """A SHA-256 that is another as soon as anything else became of one of these URLs."""
+        digest = hashlib.sha256()
+        for told in self._taken(("tar", "offset", "sha256", "cause"), self._find(urls)):
+            digest.update(repr(told).encode())
+        return digest.digest()
+
     def attempts(self, urls: Sequence[str]) -> list[int]:
         """How often each URL was asked for so far."""
         return [attempts or 0 for (attempts,) in self._taken(("attempts",), self._find(urls))]

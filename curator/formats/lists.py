@@ -10,13 +10,16 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curator.errors import Cause
+from curator.download import Shelf
+from curator.errors import Cause, Fault
 from curator.formats import tables
 from curator.formats.base import Damage, Member, Sample, Shard, ShardIndex
 from curator.formats.pieces import cut
@@ -49,6 +52,8 @@ class TableReader:
     def stamp(self, shard: Shard, members: Iterable[Member] | None = None) -> str:
         """Size and time of the table, and of the files that it names; what lies elsewhere than on disk is trusted."""
         digest = hashlib.sha256(_state(shard.path))
+        if shard.format == "urls" and members is None:
+            digest.update(_state_of_urls(shard))
         places = _places(shard) if members is None else (m.place for m in members)
         for place, _ in groupby(places):
             if place and "://" not in place:
@@ -164,7 +169,26 @@ def _file(shard: Shard, key: bytes, path: str, max_bytes: int) -> Member:
 
 def _fetched(shard: Shard, _: int, table: pa.Table, keys: Sequence[bytes], max_bytes: int) -> Iterator[Member]:
     """What was fetched from the URLs of a list, and why the rest was not."""
-    raise NotImplementedError
+    urls = [(url or "").strip() for url in _texts(table, shard.role("url"))]
+    for key, url, place in zip(keys, urls, shelf_of(shard).look(urls), strict=True):
+        if not url:
+            yield _lacking(key, Cause.NO_IMAGE, "is not there: the row names no URL")
+        elif isinstance(place, Fault):
+            yield _lacking(key, place.cause, f"was not fetched: {place.detail}")
+        else:
+            head = tables.beginning(str(place.tar), place.offset, min(MAGIC, place.size))
+            yield _member(key + _suffix(head), place.offset, place.size, max_bytes, str(place.tar))
+
+
+def shelf_of(shard: Shard) -> Shelf:
+    """What was fetched, looked at anew where tables came since."""
+    folder = Path(shard.root)
+    return _shelf(folder, max((p.stat().st_mtime_ns for p in folder.glob("*.parquet")), default=0))
+
+
+@lru_cache(maxsize=1)
+def _shelf(folder: Path, _: int) -> Shelf:
+    return Shelf(folder)
 
 
 def _inside(shard: Shard, first: int, table: pa.Table, keys: Sequence[bytes], max_bytes: int) -> Iterator[Member]:
@@ -177,9 +201,13 @@ def _inside(shard: Shard, first: int, table: pa.Table, keys: Sequence[bytes], ma
         if not content:
             yield _lacking(key, Cause.NO_IMAGE, "is not there: the row holds no image")
             continue
-        form = format_of(bytes(content[:MAGIC]))
-        suffix = USUAL_SUFFIX.get(form or "", f".{(form or 'bin').lower()}").encode()
-        yield _member(key + suffix, n, len(content), max_bytes, "")
+        yield _member(key + _suffix(bytes(content[:MAGIC])), n, len(content), max_bytes, "")
+
+
+def _suffix(head: bytes) -> bytes:
+    """The usual suffix of what begins so, `.bin` where that is no image."""
+    form = format_of(head) or "bin"
+    return USUAL_SUFFIX.get(form, f".{form.lower()}").encode()
 
 
 def _bytes_and_path(value: pa.Scalar) -> tuple[Any, str | None]:
@@ -217,6 +245,20 @@ def _places(shard: Shard) -> Iterator[str]:
         except BROKEN:
             return
         yield from (tables.local(path, shard.root) for path in _texts(table, shard.role("image")) if path)
+
+
+def _state_of_urls(shard: Shard) -> bytes:
+    """What became of each URL of a list."""
+    try:
+        return shelf_of(shard).state(urls_of(shard))
+    except BROKEN:
+        return b"unreadable"
+
+
+def urls_of(shard: Shard) -> list[str]:
+    """The URLs of a list, row by row, empty where there is none. Raises one of BROKEN where it cannot be read."""
+    column = shard.role("url") or tables.LINES
+    return [(url or "").strip() for url in _texts(tables.read(shard.path, [column]), column)]
 
 
 def _state(path: str) -> bytes:

@@ -25,13 +25,14 @@ NEEDED = {"list": "image", "parquet": "image", "urls": "url", "vectors": "embedd
 class Wanted:
     """What the config says of tables: `form` such as `urls`, columns by role, where relative paths begin.
 
-    `join`: whether a table beside a tar is looked into.
+    `join`: whether a table beside a tar is looked into. `fetched`: where what is fetched from URLs lies.
     """
 
     form: str = "auto"
     columns: Mapping[str, str | None] = field(default_factory=dict)
     root: str | None = None
     join: bool = True
+    fetched: str = ""
 
 
 def recognised(shards: Sequence[Shard], wanted: Wanted) -> list[Shard]:
@@ -82,7 +83,9 @@ def _table(shard: Shard, wanted: Wanted) -> Shard:
     form = _form(shard, schema, roles, wanted)
     if form == "urls" and "url" not in roles:
         roles["url"] = roles.pop("image")
-    return replace(shard, format=form, root=root, roles=tuple(sorted(roles.items())))
+    return replace(
+        shard, format=form, root=wanted.fetched if form == "urls" else root, roles=tuple(sorted(roles.items()))
+    )
 
 
 def _lines(shard: Shard, wanted: Wanted, root: str) -> Shard:
@@ -95,7 +98,9 @@ def _lines(shard: Shard, wanted: Wanted, root: str) -> Shard:
         except OSError:
             form = "list"
     role = "url" if form == "urls" else "image"
-    return replace(shard, format=form, root=root, roles=((role, tables.LINES),))
+    return replace(
+        shard, format=form, root=wanted.fetched if form == "urls" else root, roles=((role, tables.LINES),)
+    )
 
 
 def _form(shard: Shard, schema: pa.Schema, roles: Mapping[str, str], wanted: Wanted) -> str:

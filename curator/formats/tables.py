@@ -194,6 +194,13 @@ def first_text(path: str, column: str) -> str:
     return next((value for value in values if isinstance(value, str) and value.strip()), "")
 
 
+def beginning(path: str, offset: int, count: int) -> bytes:
+    """Some bytes of a file."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(count)
+
+
 def is_address(text: str) -> bool:
     """Whether a value is to be fetched over HTTP."""
     return text.lower().startswith(PLACES)

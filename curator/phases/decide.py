@@ -105,8 +105,10 @@ def _failures(verdicts: Verdicts, stage: str, rows: pa.Table, prefix: str) -> No
     if len(failed):
         details = rows.column(prefix + "detail").take(failed).to_pylist()
         verdicts.note(stage, failed, FAILED, np.array(causes.take(failed).to_pylist(), object), details)
-    after = before - len(failed)
-    verdicts.seen[stage] = {"in": before, "kept": after, "dropped": 0, "failed": len(failed), "flagged": 0}
+    wished = failed[verdicts.cause[failed] == Cause.OPTED_OUT.value]  # nothing failed: somebody's wish is respected
+    verdicts.status[wished] = DROPPED
+    counts = {"dropped": len(wished), "failed": len(failed) - len(wished)}
+    verdicts.seen[stage] = {"in": before, "kept": before - len(failed), **counts, "flagged": 0}
 
 
 def _filter(verdicts: Verdicts, stage: Any, rows: pa.Table) -> None:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from curator.decode import FORMATS, DecodeSettings
+from curator.download import DownloadSettings, Place, Shelf, download
 from curator.errors import Cause, ConfigError, Fault
 from curator.formats import reader_of, vectors
 from curator.formats.base import Member, Sample, Shard, ShardIndex
 from curator.formats.folder import IMAGE_SUFFIXES, MAGIC, suffix_of
+from curator.formats.lists import BROKEN, urls_of
 from curator.formats.recognise import Wanted, recognised
 from curator.ledger import shown
 from curator.models.likeness import COLUMNS, LEAST, SPACE, likeness
 from curator.signatures import format_of
 from curator.stage import ProcessingStage, measures, speeds
 from curator.units import Size, counted, parse_bytes
+from curator.wording import meant
 
 LOOKED_AT = 1024  # rows of an input of vectors
 LENGTH_OFF = 0.01  # float16 rounding moves the length of a unit vector by less
@@ -50,6 +55,7 @@ class ImageReaderStage(ProcessingStage):
     root: str | None = speeds(None)
     join_tables: bool = speeds(True)
     embedding_space: str | None = speeds(None)
+    download: DownloadSettings = speeds(DownloadSettings())
     decode_timeout_s: float = speeds(20.0, gt=0)
     decode_memory: Size = speeds("2GiB")
     verbose: bool = speeds(False)
@@ -57,15 +63,62 @@ class ImageReaderStage(ProcessingStage):
     num_threads: Any = Field(None, json_schema_extra={"role": "speeds"})
     num_gpus_per_worker: Any = Field(None, json_schema_extra={"role": "speeds"})
 
+    @field_validator("download", mode="before")
+    @classmethod
+    def _settings(cls, given: Any) -> DownloadSettings:
+        """A mapping, as YAML has it."""
+        if isinstance(given, DownloadSettings):
+            return given
+        known = [f.name for f in fields(DownloadSettings)]
+        if not isinstance(given, dict):
+            raise ValueError(f"must be settings by name, not {given!r}")
+        if unknown := [name for name in given if name not in known]:
+            raise ValueError("; ".join(f"{name}: no such setting.{meant(name, known)}" for name in unknown))
+        try:
+            return DownloadSettings(**given)
+        except ConfigError as error:
+            raise ValueError("; ".join(error.mistakes)) from error
+
     def model_post_init(self, context: Any) -> None:
         """A format that is never decoded is a mistake of the config."""
         super().model_post_init(context)
         self.decode_settings()
 
-    def recognise(self, shards: Sequence[Shard]) -> list[Shard]:
-        """The shards, tables among them as what they are. Raises ConfigError for columns that are not there."""
+    def recognise(self, shards: Sequence[Shard], fetched: Path) -> list[Shard]:
+        """The shards, tables among them as what they are. Raises ConfigError for columns that are not there.
+
+        `fetched` is the folder of what was, and will be, fetched from URLs.
+        """
         roles = {role: getattr(self, f"{role}_column") for role in ("image", "url", "caption", "embedding", "key")}
-        return recognised(shards, Wanted(self.format, roles, self.root, self.join_tables))
+        return recognised(shards, Wanted(self.format, roles, self.root, self.join_tables, str(fetched)))
+
+    def fetch(self, shards: Sequence[Shard], begin: Callable[[int, str], Callable[[dict[str, int]], None]]) -> None:
+        """Fetch what is lacking of the URLs that these shards list; what became of each is in the shards' rows.
+
+        `begin` is told how many those are, where there are any, and what it returns takes counts.
+        """
+        listed = [shard for shard in shards if shard.format == "urls"]
+        urls = list(dict.fromkeys(url for shard in listed for url in _urls(shard) if url))
+        if not urls:
+            return
+        folder = Path(listed[0].root)
+        known = Shelf(folder).look(urls)
+        lacking = [url for url, place in zip(urls, known, strict=True) if self._lacks(place)]
+        if lacking:
+            advance, told = begin(len(lacking), "fetching"), Counter[str]()
+
+            def report(*, done: int, failed: Mapping[Cause, int]) -> None:
+                now = Counter(done=done, failed=sum(failed.values()))
+                advance(dict(now - told))
+                told.update(now - told)
+
+            download(lacking, folder, self.download, report)
+
+    def _lacks(self, place: Place | Fault) -> bool:
+        """Whether a URL is to be asked, for the first time or again."""
+        if not isinstance(place, Fault):
+            return False
+        return place.cause is Cause.NOT_FETCHED or self.download.tries_again(place.cause)
 
     def of_vectors(self, shards: Sequence[Shard]) -> EmbeddingReaderStage:
         """The reader of an input that is vectors alone. Raises ConfigError where they are not what they seem."""
@@ -189,6 +242,14 @@ class Seen:
                 f"Say whose they are, as {name}.embedding_space=MODEL/PRETRAINED; {SPACE} is believed if said."
             )
         return SPACE, (f"{name}: {told}, taken for those of {SPACE} (likeness {self.likeness:.2f})",)
+
+
+def _urls(shard: Shard) -> list[str]:
+    """The URLs of a list; none where it cannot be read, which its index tells."""
+    try:
+        return urls_of(shard)
+    except BROKEN:
+        return []
 
 
 def _beginning(member: Member) -> Member:
