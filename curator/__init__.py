@@ -16,6 +16,13 @@ _WHERE = {
     "ImageEmbeddingStage": "curator.stages.embed",
     "ImageNSFWFilterStage": "curator.stages.nsfw",
     "ImageAestheticFilterStage": "curator.stages.aesthetic",
+    "ImageResolutionFilterStage": "curator.stages.resolution",
+    "ImageBlurFilterStage": "curator.stages.blur",
+    "ImageExposureFilterStage": "curator.stages.exposure",
+    "CaptionFilterStage": "curator.stages.caption",
+    "ImageCaptionAgreementFilterStage": "curator.stages.clip_score",
+    "ImageConceptFilterStage": "curator.stages.concept",
+    "BlocklistFilterStage": "curator.stages.blocklist",
     "ExactDeduplicationStage": "curator.stages.exact",
     "SemanticDeduplicationStage": "curator.stages.dedup",
     "ImageWriterStage": "curator.stages.write",
@@ -62,10 +69,17 @@ if TYPE_CHECKING:
     from curator.stage import measures as measures
     from curator.stage import speeds as speeds
     from curator.stages.aesthetic import ImageAestheticFilterStage as ImageAestheticFilterStage
+    from curator.stages.blocklist import BlocklistFilterStage as BlocklistFilterStage
+    from curator.stages.blur import ImageBlurFilterStage as ImageBlurFilterStage
+    from curator.stages.caption import CaptionFilterStage as CaptionFilterStage
+    from curator.stages.clip_score import ImageCaptionAgreementFilterStage as ImageCaptionAgreementFilterStage
+    from curator.stages.concept import ImageConceptFilterStage as ImageConceptFilterStage
     from curator.stages.dedup import SemanticDeduplicationStage as SemanticDeduplicationStage
     from curator.stages.embed import ImageEmbeddingStage as ImageEmbeddingStage
     from curator.stages.exact import ExactDeduplicationStage as ExactDeduplicationStage
+    from curator.stages.exposure import ImageExposureFilterStage as ImageExposureFilterStage
     from curator.stages.nsfw import ImageNSFWFilterStage as ImageNSFWFilterStage
     from curator.stages.partition import FilePartitioningStage as FilePartitioningStage
     from curator.stages.read import ImageReaderStage as ImageReaderStage
+    from curator.stages.resolution import ImageResolutionFilterStage as ImageResolutionFilterStage
     from curator.stages.write import ImageWriterStage as ImageWriterStage

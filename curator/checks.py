@@ -28,7 +28,7 @@ def mistakes_of(stages: Sequence[ProcessingStage], settings: Settings, whole: bo
     cluster = machine.mistakes_of(settings.cluster)
     writes = not whole or (settings.write_images and any(s.copies_images for s in stages))
     places = [*_input(stages, settings), *_output(settings, writes), *_folder("store", settings.store)]
-    return [*places, *_weights(stages), *cluster]
+    return [*places, *_weights(stages), *(line for stage in stages for line in stage.mistakes()), *cluster]
 
 
 def _input(stages: Sequence[ProcessingStage], settings: Settings) -> Iterator[str]:

@@ -15,10 +15,10 @@ from curator.errors import ConfigError
 GROUPS = ("stages", "cluster", "recipe", "experiment")
 PATHS = frozenset(
     "input output store against model_dir pretrained address local_directory tls_ca tls_cert tls_key file_paths "
-    "output_dir".split()
+    "output_dir file prompts".split()
 )
-"""Settings whose values are paths or addresses, by the last part of their name."""
-LISTS = frozenset(("input", "file_paths", "against"))  # of them that take several
+"""Settings whose values are paths, addresses or words of one's own, by the last part of their name."""
+LISTS = frozenset(("input", "file_paths", "against", "prompts"))  # of them that take several
 
 
 def prepared(overrides: Sequence[str], multirun: bool) -> list[str]:

@@ -16,6 +16,7 @@ from curator.cluster import Cluster
 from curator.custom import identity_of
 from curator.errors import TRANSIENT
 from curator.ledger import counts
+from curator.models.weights import digest
 from curator.phases.columns import Found
 from curator.phases.decide import Verdicts
 from curator.phases.measure import Census
@@ -33,7 +34,7 @@ def run_identity(plan: Plan, settings: Settings, census: Census, found: Mapping[
         for k in census.shards
     ]
     stages = [
-        [s.name, identity_of(type(s)), plan.keys.get(s.name), fields_that_matter(s)]
+        [s.name, identity_of(type(s)), plan.keys.get(s.name), fields_that_matter(s), decided_from(s)]
         for s in plan.stages
         if not s.has("list")
     ]
@@ -46,6 +47,11 @@ def fields_that_matter(stage: ProcessingStage) -> dict[str, Any]:
     """The settings that change what comes out."""
     names = {n for n in type(stage).model_fields if stage.role_of(n) is not Role.SPEEDS}
     return stage.model_dump(mode="json", include=names)
+
+
+def decided_from(stage: ProcessingStage) -> list[str]:
+    """SHA-256 (hex) of the files that a stage decides from."""
+    return [digest(path) for path in stage.decided_from()]
 
 
 def run_record(
@@ -89,6 +95,7 @@ def run_record(
         "inputs": [{"shard": k.shard.given, "samples": k.samples, "contents": list(k.contents)} for k in census.shards],
         "preprocessing": {s.name: asdict(s.preprocessing) for s in plan.images if hasattr(s, "preprocessing")},
         "weights": {stage: [w.id for w in ws] for stage, ws in plan.weights.items() if ws},
+        "decided_from": {s.name: decided_from(s) for s in plan.stages if s.decided_from()},
         "measured_with": census.provenance,
         "cluster": cluster.describe() if cluster is not None else {"kind": "none", "line": "all came from the store"},
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},

@@ -8,6 +8,7 @@ A stage is one of four kinds, told by its verbs, and takes part wherever it has 
     writer       write(rows, source, folder, each) -> columns, facts             touches files
 
 A collection needs no `find`: then it chooses from columns alone. It may also `measure` the columns it chooses from.
+An image stage needs no `measure`: then it keeps from columns that others measured, and another setting is free.
 
 `measure` knows no threshold and `keep` sees no image: what is measured is stored for good, what is decided
 can be decided again in seconds. Knows nothing about Hydra, Dask, torch or any concrete stage.
@@ -83,7 +84,8 @@ class Embedding:
 class Column:
     """The stage is given a column that an earlier stage measures, such as `caption` or `width`.
 
-    `measure` is given it, or `choose` in a stage that has that verb: another ranking must never measure again.
+    `measure` is given it, or `choose` in a stage that has that verb: another ranking must never measure again. `keep`
+    is given it in a stage that does not measure, for every image that is alive, with None or NaN where it is empty.
     """
 
     name: str
@@ -260,6 +262,21 @@ class ProcessingStage(BaseModel):
 
     def weights(self) -> tuple[Weights, ...]:
         """The weights files that its numbers depend on; their ids enter the address."""
+        return ()
+
+    def decided_from(self) -> tuple[Path, ...]:
+        """Files that `keep` reads. What stands in them takes part in the decision, and not where they lie."""
+        return ()
+
+    def fed_by(self, giver: ProcessingStage) -> ProcessingStage:
+        """The same stage, told which one gives its embedding: for one that asks that one's model about texts.
+
+        Raises ConfigError where it cannot.
+        """
+        return self
+
+    def mistakes(self) -> Iterable[str]:
+        """What is wrong with its settings that a constructor must not look at, such as a file: a line for each."""
         return ()
 
     def setup(self, worker: Worker) -> Any:

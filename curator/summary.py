@@ -90,7 +90,8 @@ def _alternatives(stage: Any, columns: dict[str, Array] | Any, width: int) -> st
 
 def _thresholds(stage: Any, steps: Sequence[float]) -> list[float]:
     """The stage's threshold and those so far from it that it takes, ascending."""
-    around = sorted({round(stage.score_threshold + step, 4) for step in (*steps, 0.0)})
+    unit = max(1.0, stage.score_threshold)  # no score of 0 to 1: the steps are parts of the threshold
+    around = sorted({round(stage.score_threshold + step * unit, 4) for step in (*steps, 0.0)})
     return [threshold for threshold in around if _at(stage, threshold) is not None]
 
 

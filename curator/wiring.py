@@ -6,7 +6,7 @@ Finds every mistake of the whole before any work begins. Knows nothing about YAM
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ READ_GIVES = (
     "image", "format", "width", "height", "frames", "bytes", "content_hash", "caption", "notes",
 )  # fmt: skip
 """The columns that reading gives for every image."""
-VERBS = ("list", "index", "measure", "choose", "write")
+VERBS = ("list", "index", "measure", "keep", "choose", "write")
 """Each is a part to take in a run; the others serve one of these."""
 
 
@@ -119,6 +119,11 @@ def measured_from(stage: ProcessingStage) -> list[str]:
     return [] if stage.has("choose") else columns_of(stage)
 
 
+def kept_from(stage: ProcessingStage) -> list[str]:
+    """The columns that its `keep` is given: those it measures, and in a stage that does not, those it needs."""
+    return given_by(stage) if stage.has("measure") else columns_of(stage)
+
+
 def given_by(stage: ProcessingStage) -> list[str]:
     """The columns that the stage adds to every row; none where it measures nothing. Vectors are no column."""
     return [name for name in stage.gives if name != "embedding"] if stage.has("measure") else []
@@ -141,9 +146,20 @@ def wire(stages: Sequence[ProcessingStage]) -> Plan:
                     "One of the two has to go."
                 )
             plan.givers[column] = stage.name
+    told = list(_with_models(plan, mistakes))
     if mistakes:
         raise ConfigError(mistakes)
-    return plan
+    return replace(plan, stages=tuple(told))
+
+
+def _with_models(plan: Plan, mistakes: list[str]) -> Iterable[ProcessingStage]:
+    """The stages, those that embed texts told the model of the vectors that they are fed; what cannot be is noted."""
+    named = {stage.name: stage for stage in plan.stages}
+    for stage in plan.stages:
+        try:
+            yield stage.fed_by(named[plan.feeds[stage.name]]) if stage.name in plan.feeds else stage
+        except ConfigError as error:
+            mistakes += error.mistakes
 
 
 def order_told(plan: Plan) -> list[str]:
@@ -170,6 +186,8 @@ def _of_the_list(stages: Sequence[ProcessingStage]) -> Iterable[str]:
     for stage in stages:
         if not any(stage.has(verb) for verb in VERBS):
             yield f"stages: {stage.name} can do nothing: it has none of the verbs {', '.join(VERBS)}."
+        elif stage.has("keep") and not stage.has("measure") and not columns_of(stage):
+            yield f"stages: {stage.name} has nothing to keep from: it has no measure, and needs no column of another."
     first_other = next((i for i, s in enumerate(stages) if s.kind != "source"), len(stages))
     for stage in stages[first_other:]:
         if stage.kind == "source":
@@ -216,7 +234,7 @@ def _embedding(
             change = (
                 f"{giver.name}.embedding_space says whose they are"
                 if giver.has("index")
-                else f"change {giver.name}.model and {giver.name}.pretrained, or {stage.name}.head"
+                else f"change {giver.name}.model and {giver.name}.pretrained, or {stage.name}.{'head' if hasattr(stage, 'head') else 'model'}"
             )
             yield (
                 f"{stage.name}: works on embeddings of {' or '.join(need.spaces)}, but {giver.name} gives "

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from curator.errors import ConfigError, WeightsError
 from curator.models import catalogue
 from curator.models.checkpoints import from_transformers, tower_state
-from curator.models.clip import embed_texts, image_tower, import_open_clip, quiet
+from curator.models.clip import image_tower, import_open_clip, quiet, text_tower
+from curator.models.named import text_vectors
 from curator.models.published import DEMO_MODEL
 from curator.stage import ImageBatch, Pixels, Worker
 from curator.stages.embed import ImageEmbeddingStage
@@ -194,7 +195,7 @@ def test_bf16_stays_close_to_fp32(small: Any, small_file: Path) -> None:
 def test_texts_are_embedded_as_open_clip_does(small: Any, small_file: Path) -> None:
     """Unit vectors of texts in the same space, from the text tower alone."""
     open_clip, texts = import_open_clip(), ["a photo of a cat", "", "zwölf Boxkämpfer " * 30]
-    ours = embed_texts(SMALL, small_file, texts)
+    ours = text_vectors(SMALL, str(small_file), None, texts, Worker(threads=2))
     with torch.inference_mode():
         wanted = small.encode_text(open_clip.get_tokenizer(SMALL)(texts), normalize=True).numpy()
     np.testing.assert_allclose(ours, wanted, rtol=0, atol=1e-5)
@@ -369,7 +370,7 @@ def test_the_demo_model_goes_the_same_way() -> None:
     vectors = measured(stage, pictures())
     path = stage.weights()[0].path
     assert path is not None
-    texts = embed_texts(DEMO_MODEL, path, ["a picture"])
+    texts = text_tower(DEMO_MODEL, path, Worker()).embed(["a picture"])
     assert vectors.shape == (3, texts.shape[1])
     assert stage.space == f"{DEMO_MODEL}/{DEMO_MODEL}"
 
@@ -377,4 +378,6 @@ def test_the_demo_model_goes_the_same_way() -> None:
 def test_texts_of_a_foreign_text_tower_are_refused(small_file: Path) -> None:
     """A model whose text tower comes from elsewhere says so, and downloads nothing."""
     with pytest.raises(ConfigError, match="no texts can be embedded"):
-        embed_texts("xlm-roberta-base-ViT-B-32", small_file, ["a"])
+        text_tower("xlm-roberta-base-ViT-B-32", small_file, Worker())
+    with pytest.raises(ConfigError, match="by timm/ViT-B-16-SigLIP of the hub, which Curator does not fetch"):
+        text_vectors("ViT-B-16-SigLIP", str(small_file), None, ["a"], Worker())

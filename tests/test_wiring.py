@@ -56,6 +56,12 @@ class Idle(ProcessingStage):
         """Nothing."""
 
 
+class Empty(ProcessingStage):
+    """Has no verb."""
+
+    version: ClassVar[int] = 1
+
+
 class Hashed(Wordy):
     """Needs what exact gives only where it measures."""
 
@@ -75,7 +81,8 @@ class Hashed(Wordy):
         ([*SOURCES, Tiny(), Picky()], "works on embeddings of elsewhere, but tiny gives stages.Tiny"),
         ([*SOURCES, Tiny(), Picky(embedding="no")], "picky.embedding: no stage before it is called no"),
         ([*SOURCES, Tiny(), SemanticDeduplicationStage(keep=("beauty",))], "needs the column beauty"),
-        ([*SOURCES, Idle()], "idle can do nothing: it has none of the verbs list, index, measure, choose, write"),
+        ([*SOURCES, Empty()], "empty can do nothing: it has none of the verbs list, index, measure, keep, choose, write"),
+        ([*SOURCES, Idle()], "idle has nothing to keep from: it has no measure, and needs no column of another"),
         ([*SOURCES, PIXELS, ExactDeduplicationStage(name="other", by="pixels")], "other: gives the column pixel_hash, which exact gives"),
         ([*SOURCES, ExactDeduplicationStage(), Hashed()], "hashed: needs the column pixel_hash"),
         ([Tiny(), *SOURCES], "partition stands behind tiny; sources come first"),

@@ -65,6 +65,19 @@ def published_as(model: str, tag: str) -> dict[str, Any] | None:
     return row
 
 
+def no_texts(model: str) -> str | None:
+    """Why texts cannot be embedded with a known model; None where they can."""
+    text = architecture(model)["text_cfg"]
+    if "hf_model_name" in text:
+        return f"the text tower of {model} is not open_clip's own: no texts can be embedded."
+    if "hf_tokenizer_name" in text:
+        return (
+            f"{model} cuts texts into tokens by {text['hf_tokenizer_name']} of the hub, which Curator does not fetch: "
+            "no texts can be embedded."
+        )
+    return None
+
+
 @cache
 def preprocessing(model: str, tag: str | None) -> Preprocessing:
     """How a model's pictures are prepared; OpenAI's way where the tag is not in the table (a file of one's own)."""

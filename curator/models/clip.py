@@ -24,6 +24,9 @@ from curator.models.checkpoints import tower_state
 from curator.models.published import DEMO, DEMO_MODEL
 from curator.stage import Array, Worker
 
+OPENAI_SCALE = 100.0
+"""What CLIP multiplies cosines by before a softmax, where the weights do not say."""
+
 _kept: list[Any] = []
 
 
@@ -120,19 +123,44 @@ def image_tower(
     return ImageTower(module.to(worker.device).eval(), worker.device.partition(":")[0], bf16, preprocessing)
 
 
-def embed_texts(model: str, file: Path, texts: Sequence[str], trust: Iterable[str] = ()) -> Array:
-    """(N, D) float32 unit vectors of texts, in the space that the same weights give to images. Raises WeightsError."""
+@dataclass(frozen=True)
+class TextTower:
+    """One text tower on one device, its tokenizer, and the factor that the model was trained to multiply cosines by."""
+
+    module: Any
+    device: str
+    tokens_of: Callable[[list[str]], Any]
+    logit_scale: float
+
+    def embed(self, texts: Sequence[str], batch_size: int = 32) -> Array:
+        """(T, D) float32 unit vectors of texts. Equal texts are embedded once, in batches of one shape."""
+        import torch
+
+        distinct = list(dict.fromkeys(texts))
+        vectors = []
+        with torch.inference_mode():
+            for start in range(0, len(distinct), batch_size):
+                some = distinct[start : start + batch_size]
+                tokens = self.tokens_of(some + [""] * (batch_size - len(some))).to(self.device)
+                unit = torch.nn.functional.normalize(self.module(tokens).float(), dim=-1)
+                vectors.append(unit[: len(some)].cpu().numpy())
+        place = {text: number for number, text in enumerate(distinct)}
+        every: Array = np.concatenate(vectors)[[place[text] for text in texts]] if vectors else np.zeros((0, 0))
+        return every
+
+
+def text_tower(model: str, file: Path, worker: Worker, trust: Iterable[str] = ()) -> TextTower:
+    """The text tower with the weights of `file`, in fp32 on the worker's device. Raises ConfigError, WeightsError."""
     import torch
 
-    if "hf_model_name" in catalogue.architecture(model)["text_cfg"]:
-        raise ConfigError(f"embed.model: the text tower of {model} is not open_clip's own: no texts can be embedded.")
+    if mistake := catalogue.no_texts(model):
+        raise ConfigError(f"embed.model: {mistake}")
+    torch.set_num_threads(worker.threads)
     module = _tower("_build_text_tower", "text_cfg", model)
-    _fill(module, tower_state(file, "text", trust), file, model)
-    tokens = _tokenizer(model)(list(texts))
-    with torch.inference_mode():
-        vectors = module.eval()(tokens)
-        unit: Array = torch.nn.functional.normalize(vectors.float(), dim=-1).numpy()
-    return unit
+    state = tower_state(file, "text", trust)
+    scale = float(state["logit_scale"].exp()) if "logit_scale" in state else OPENAI_SCALE
+    _fill(module, state, file, model)
+    return TextTower(module.to(worker.device).eval(), worker.device, _tokenizer(model), scale)
 
 
 def _tokenizer(model: str) -> Callable[[list[str]], Any]:

@@ -19,7 +19,7 @@ from curator.errors import Cause, CuratorError
 from curator.ledger import DUPLICATE
 from curator.phases.columns import Found, as_columns, valid
 from curator.stage import Array, Choice, Embedding, Mask, Pixels, ProcessingStage
-from curator.wiring import columns_of, given_by
+from curator.wiring import columns_of, given_by, kept_from, measured_from
 
 KEPT, DROPPED, FAILED = 0, 1, 2
 STATUS = np.array(["kept", "dropped", "failed"], object)
@@ -89,7 +89,7 @@ def decide(stages: Sequence[ProcessingStage], rows: pa.Table, found: Mapping[str
     for stage in stages:
         if stage.has("index"):
             _failures(verdicts, stage.name, rows, "")
-        elif stage.has("measure"):
+        elif stage.has("measure") or stage.has("keep"):
             _filter(verdicts, stage, rows)
     for stage in stages:
         if stage.has("choose"):
@@ -112,13 +112,15 @@ def _failures(verdicts: Verdicts, stage: str, rows: pa.Table, prefix: str) -> No
 
 
 def _filter(verdicts: Verdicts, stage: Any, rows: pa.Table) -> None:
-    _failures(verdicts, stage.name, rows, f"{stage.name}.")
-    names = [n for n in stage.gives if n != "embedding"]
-    if any(isinstance(need, Pixels | Embedding) for need in stage.needed()):
-        _unmeasured(verdicts, stage.name, np.flatnonzero(verdicts.alive & ~valid(rows, names)))
+    names = kept_from(stage)
+    if stage.has("measure"):
+        _measured(verdicts, stage, rows, names)
+        places = np.flatnonzero(verdicts.alive & valid(rows, names))
+    else:  # what an empty column means is for the stage to say
+        _seen_by_now(verdicts, stage.name, int(verdicts.alive.sum()))
+        places = np.flatnonzero(verdicts.alive)
     if not stage.has("keep"):
         return
-    places = np.flatnonzero(verdicts.alive & valid(rows, names))
     columns = as_columns(rows.select(names).take(pa.array(places)), names)
     with blamed(stage, "keep"):
         mask = np.asarray(stage.keep(columns))
@@ -131,12 +133,19 @@ def _filter(verdicts: Verdicts, stage: Any, rows: pa.Table) -> None:
     _drop(verdicts, stage, out, cause, reason)
 
 
-def _unmeasured(verdicts: Verdicts, stage: str, places: Array) -> None:
-    """A sound image without a score must never pass a filter: it fails, and says so."""
-    detail = f"{stage} has no value for this image; run the same command again"
-    verdicts.note(stage, places, FAILED, Cause.STAGE_ERROR.value, [detail] * len(places))
-    verdicts.seen[stage]["failed"] += len(places)
-    verdicts.seen[stage]["kept"] -= len(places)
+def _measured(verdicts: Verdicts, stage: Any, rows: pa.Table, names: Sequence[str]) -> None:
+    """A sound image without a score must never pass a filter: it fails, and says so.
+
+    Only where it lacks a column that the score is made from, such as a caption, is there nothing to judge.
+    """
+    _failures(verdicts, stage.name, rows, f"{stage.name}.")
+    if not any(isinstance(need, Pixels | Embedding) for need in stage.needed()):
+        return
+    places = np.flatnonzero(verdicts.alive & ~valid(rows, names) & valid(rows, measured_from(stage)))
+    detail = f"{stage.name} has no value for this image; run the same command again"
+    verdicts.note(stage.name, places, FAILED, Cause.STAGE_ERROR.value, [detail] * len(places))
+    verdicts.seen[stage.name]["failed"] += len(places)
+    verdicts.seen[stage.name]["kept"] -= len(places)
 
 
 def _drop(verdicts: Verdicts, stage: Any, out: Array, cause: Sequence[str] | str, reason: Sequence[str]) -> None:
@@ -151,10 +160,14 @@ def _drop(verdicts: Verdicts, stage: Any, out: Array, cause: Sequence[str] | str
 
 
 def reasons(stage: Any, columns: Mapping[str, Array]) -> tuple[Any, list[str]]:
-    """Cause and reason of rows that a filter does not keep: its own `why`, or its score against its threshold."""
+    """Cause and reason of rows that a filter does not keep: its own `why`, or its score against its threshold.
+
+    `why` gives a text for each row, or a pair of a cause and a text.
+    """
     if stage.has("why"):
         with blamed(stage, "why"):
-            return "filtered", [str(why) for why in stage.why(columns)]
+            told = [why if isinstance(why, tuple) else ("filtered", why) for why in stage.why(columns)]
+            return np.array([str(cause) for cause, _ in told], object), [str(text) for _, text in told]
     threshold = getattr(stage, "score_threshold", None)
     if threshold is None or not stage.gives:
         return "filtered", [f"not kept by {stage.name}"] * len(next(iter(columns.values()), ()))

@@ -5,23 +5,16 @@
 
 from __future__ import annotations
 
-import difflib
-import os
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from PIL import Image
 from pydantic import ValidationInfo, field_validator
 
-from curator.errors import WeightsError
-from curator.models import catalogue, weights
+from curator.models import weights
 from curator.models.catalogue import Preprocessing
-from curator.models.published import CLIP_VIT_L_14, DEMO, DEMO_MODEL
+from curator.models.named import NamedModel, unknown_model, unknown_tag
 from curator.stage import Array, ImageBatch, Need, Pixels, ProcessingStage, Weights, Worker, measures, speeds
-
-PUBLISHED_AS = {("ViT-L-14-quickgelu", "openai"): CLIP_VIT_L_14}
-"""Models whose files Curator knows by their hashes."""
 
 STRIP = 50
 """Pictures that are longer than this many times their width are scaled in one step with cutting."""
@@ -48,34 +41,21 @@ class ImageEmbeddingStage(ProcessingStage):
     @field_validator("model")
     @classmethod
     def _known_model(cls, model: str) -> str:
-        try:
-            catalogue.architecture(model)
-        except KeyError:
-            near = difflib.get_close_matches(model, catalogue.known_models(), 4, 0.5)
-            hint = f" Did you mean {' or '.join(near)}?" if near else ""
-            raise ValueError(f"open_clip knows no model {model}.{hint}") from None
+        if mistake := unknown_model(model):
+            raise ValueError(mistake)
         return model
 
     @field_validator("pretrained")
     @classmethod
     def _known_tag(cls, pretrained: str, info: ValidationInfo) -> str:
-        model = info.data.get("model")
-        if model is None or _is_file(pretrained):
-            return pretrained
-        row = catalogue.published_as(model, pretrained)
-        if row is None:
-            raise ValueError(
-                f"open_clip has no weights {pretrained} for {model}. It has {', '.join(catalogue.tags_of(model))}; "
-                "a file of your own is named by its path, with its suffix."
-            )
-        if row.get("quick_gelu", False) != catalogue.architecture(model).get("quick_gelu", False):
-            raise ValueError(
-                f"the weights {pretrained} were trained with QuickGELU and {model} computes GELU, which gives other "
-                f"vectors. Set model={model}-quickgelu."
-                if row.get("quick_gelu")
-                else f"the weights {pretrained} were not trained with QuickGELU. Set model={model.split('-quick')[0]}."
-            )
+        if "model" in info.data and (mistake := unknown_tag(info.data["model"], pretrained)):
+            raise ValueError(mistake)
         return pretrained
+
+    @property
+    def named(self) -> NamedModel:
+        """The model, for whoever needs its other tower."""
+        return NamedModel(self.model, self.pretrained, self.model_dir, self.trust_sha256)
 
     def needed(self) -> tuple[Need, ...]:
         """Pixels: the decoder may shrink a JPEG while its shorter side stays `shrink` times the model's."""
@@ -84,53 +64,20 @@ class ImageEmbeddingStage(ProcessingStage):
     @property
     def preprocessing(self) -> Preprocessing:
         """How this model's pictures are prepared."""
-        return catalogue.preprocessing(self.model, None if _is_file(self.pretrained) else self.pretrained)
+        return self.named.preprocessing
 
     @property
     def space(self) -> str:
         """Model and pretrained tag; for weights that nobody published, their hash in place of the tag."""
-        if (self.model, self.pretrained) in {*PUBLISHED_AS, (DEMO_MODEL, DEMO_MODEL)}:
-            return f"{self.model}/{self.pretrained}"
-        try:
-            found = self.weights()[0].id
-        except WeightsError:  # is said where weights are asked for
-            found = "unknown"
-        tags = (tag for (model, tag), published in PUBLISHED_AS.items() if (model, published.id) == (self.model, found))
-        return f"{self.model}/{next(tags, found[:16])}"
+        return self.named.space
 
     def measure_fields(self) -> dict[str, Any]:
         """As of every stage, less where a file lies: its hash is among the weights' ids."""
-        return super().measure_fields() | ({"pretrained": "file"} if _is_file(self.pretrained) else {})
+        return super().measure_fields() | ({"pretrained": "file"} if self.named.is_file else {})
 
     def weights(self) -> tuple[Weights, ...]:
         """The tower's file: of a published model, of the demo, or of one's own. Raises WeightsError."""
-        if _is_file(self.pretrained):
-            return (weights.own(Path(self.pretrained).expanduser(), self.trust_sha256),)
-        if self.model == DEMO_MODEL:
-            return (weights.own(DEMO / f"{DEMO_MODEL}.safetensors"),)
-        names = [f"{stem}{suffix}" for stem in (self.model, self.pretrained) for suffix in (".safetensors", ".pt")]
-        if (published := PUBLISHED_AS.get((self.model, self.pretrained))) is not None:
-            return (weights.find(published, self.model_dir, names, self.trust_sha256),)
-        return (self._elsewhere(names),)
-
-    def _elsewhere(self, names: list[str]) -> Weights:
-        """Weights that Curator has no hash of: a file in `model_dir` or the hub's cache, told apart by its own hash."""
-        hub = str((catalogue.published_as(self.model, self.pretrained) or {}).get("hf_hub", "")).strip("/")
-        below = (hub, *(f"{place}models--{hub.replace('/', '--')}/snapshots/*" for place in ("", "hub/")))
-        for folder in [Path(self.model_dir)] if self.model_dir is not None else weights.usual_folders():
-            if folder.is_file():
-                return weights.own(folder, self.trust_sha256)
-            places = [folder, *(place for pattern in below if hub for place in sorted(folder.glob(pattern)))]
-            for place in places:
-                for name in ("open_clip_model.safetensors", *names, "model.safetensors"):
-                    if (place / name).is_file():
-                        return weights.own(place / name, self.trust_sha256)
-        source = f"https://huggingface.co/{hub}/resolve/main/open_clip_model.safetensors" if hub else "its publisher"
-        missing = (
-            f"{self.model}/{self.pretrained} is not in {self.model_dir or weights.cache_folder() / 'models'}, and not "
-            f"among the weights that Curator fetches by itself. Put {names[0]} there, from {source}."
-        )
-        return Weights(f"unknown:{self.model}/{self.pretrained}", None, missing)
+        return (self.named.weights(),)
 
     def prepare(self, image: Image.Image) -> Array:
         """open_clip's resizing, cropping and conversion: (S, S, 3) uint8."""
@@ -147,11 +94,6 @@ class ImageEmbeddingStage(ProcessingStage):
         """(B, S, S, 3) uint8 -> embedding (B, D) float32."""
         assert batch.pixels is not None
         return {"embedding": batch.model.embed(batch.pixels)}
-
-
-def _is_file(pretrained: str) -> bool:
-    """Whether weights are named by their path and not by open_clip's tag."""
-    return os.sep in pretrained or Path(pretrained).suffix in {".safetensors", *weights.PICKLES}
 
 
 def square(image: Image.Image, how: Preprocessing) -> Array:
