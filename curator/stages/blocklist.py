@@ -19,6 +19,7 @@ from curator.wording import meant
 USUAL = ("content_hash", "sha256", "hash")
 """How columns of hashes are called in Curator's ledger, by img2dataset, and by others."""
 
+EMPTY_IS_NULL = pa_csv.ConvertOptions(strings_can_be_null=True)
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
 
 
@@ -69,7 +70,7 @@ class BlocklistFilterStage(ProcessingStage):
             if path.is_dir() or path.suffix == ".parquet":
                 hashes = self._column(pq.read_table(path))
             elif path.suffix == ".csv":
-                hashes = self._column(pa_csv.read_csv(path))
+                hashes = self._column(pa_csv.read_csv(path, convert_options=EMPTY_IS_NULL))
             else:
                 hashes = pa.array(_lines(path.read_text()), pa.string())
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
