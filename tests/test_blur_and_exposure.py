@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from curator import FilePartitioningStage, ImageBlurFilterStage, ImageExposureFilterStage, ImageReaderStage
+from curator import (
+    CaptionFilterStage,
+    FilePartitioningStage,
+    ImageBatch,
+    ImageBlurFilterStage,
+    ImageExposureFilterStage,
+    ImageReaderStage,
+    ImageResolutionFilterStage,
+)
 from curator.stages.blur import laplacian
-from tests.conftest import make_shard
+from tests.conftest import make_shard, shared, tar_members
 from tests.odd_files import encoded
 
 SOURCES = [FilePartitioningStage(), ImageReaderStage()]
@@ -160,10 +170,28 @@ def test_the_numbers_of_the_exposure_by_hand():
     """Half black, a quarter of level 51, a quarter white: 1.5 bits."""
     array = np.repeat(np.array([0, 0, 51, 255], np.uint8), 25).reshape(10, 10)
     stage = ImageExposureFilterStage()
-    from curator import ImageBatch
-
     columns = stage.measure(ImageBatch(pixels=stage.prepare(Image.fromarray(array))[None]))
     told = {name: float(column[0]) for name, column in columns.items()}
     assert told == pytest.approx(
         {"luminance_mean": 0.3, "luminance_p5": 0, "luminance_p95": 1, "luminance_entropy": 1.5, "clipped": 0.75}
     )
+
+
+def test_of_480_real_photos_only_what_a_person_would_drop_is_dropped(pipeline):
+    """All are sharp, sound and large enough; one is a page of text on white, and 35 came without a caption."""
+    filters = [ImageResolutionFilterStage(), CaptionFilterStage(action="flag"), ImageExposureFilterStage(), ImageBlurFilterStage()]
+    result = pipeline([*SOURCES, *filters], input=f"{shared('data/photos')}/*.tar")
+    rows = result.ledger.to_pylist()
+    assert {row["key"]: row["cause"] for row in rows if row["status"] != "kept"} == {"000020035": "low_information"}
+    assert sum(row["flags"] == "caption: no caption" for row in rows) == 35
+    assert len(rows) == 480
+
+
+def test_real_photos_that_are_blurred_are_dropped(pipeline, tmp_path):
+    """By 1 % of their shorter side: as out of focus as a person minds at any size."""
+    files, members = {}, tar_members(shared("data/photos/00000.tar"))
+    for name in [name for name in members if name.endswith(".jpg")][:30]:
+        photo = Image.open(io.BytesIO(members[name])).convert("RGB")
+        files[name] = encoded(photo.filter(ImageFilter.GaussianBlur(min(photo.size) / 100)), "JPEG", quality=92)
+    rows = rows_of(pipeline, tmp_path, ImageBlurFilterStage(), files)
+    assert [row["stage"] for row in rows.values() if row["status"] == "dropped"] == ["blur"] * 30

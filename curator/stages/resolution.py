@@ -13,7 +13,7 @@ from curator.stage import Array, Column, Columns, Mask, Need, ProcessingStage, d
 
 
 class ImageResolutionFilterStage(ProcessingStage):
-    """Keep pictures whose shorter side has at least `min_side` pixels and whose longer one at most `max_aspect` times it.
+    """Keep what has at least `min_side` pixels on its shorter side, and on its longer at most `max_aspect` times those.
 
     The usual crop scales the shorter side to what a model takes and cuts the middle square out, so that of a picture
     of 4000 x 40 it is shown one hundredth. A size that is not known is not held against a picture. The defaults are

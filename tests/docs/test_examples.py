@@ -10,11 +10,15 @@ import shlex
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from curator.custom import BUILT_IN, stage_class
+from curator.wiring import READ_GIVES
 from tests.conftest import DEMO, ROOT, SHARED, make_image, run_command, tar_members
 
 README = (ROOT / "README.md").read_text()
+FILTERS = (ROOT / "docs/filters.md").read_text()
 DESIGN = """\
 curate recipe=demo
 curate input='shards/{00000..00099}.tar' output=out
@@ -35,8 +39,9 @@ STAGES = {
 
 
 def commands() -> list[str]:
-    """The README's commands, from its blocks and its table, and the design's examples."""
-    blocks = [line for block in re.findall(r"```\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+    """The commands of the README and of the page on filters, from blocks and tables, and the design's examples."""
+    pages = README + FILTERS
+    blocks = [line for block in re.findall(r"```\n(.*?)```", pages, re.DOTALL) for line in block.splitlines()]
     cells = re.findall(r"`(curate [^`]*(?:input|recipe)=[^`]*)`", README)
     found = [*blocks, *cells, *DESIGN.splitlines()]
     plain = [re.sub(r"\s+#.*", "", line).strip() for line in found if line.startswith("curate ")]
@@ -83,6 +88,7 @@ def place(tmp_path_factory):
     (place / "my/recipe/mine.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /stages: [partition, read, saturation, write]\nname: mine\n"
     )
+    (place / "bad.txt").write_text(f"{'0' * 64}\n")
     (place / "examples").symlink_to(ROOT / "examples")
     return place
 
@@ -115,6 +121,26 @@ def test_the_page_on_duplicates_runs_as_it_is_written(place):
     assert ran.code == 0, ran.said
     assert " 0 kept" in ran.out
     assert "kept before" in ran.err
+
+
+@pytest.mark.xdist_group("examples")
+def test_the_page_on_filters_shows_stages_that_run(place):
+    """A concept under a name of its own, and a filter that measures nothing; the table names the columns there are."""
+    (code,) = re.findall(r"```python\n(.*?)```", FILTERS, re.DOTALL)
+    (sheet,) = re.findall(r"```yaml\n(.*?)```", FILTERS, re.DOTALL)
+    (place / "my/landscape.py").write_text(code)
+    (place / "my/stages/landscape.yaml").write_text("# @package landscape\n_target_: landscape.Landscape\n")
+    (place / "my/stages/screenshots.yaml").write_text(sheet)
+    stages = "stages=[partition,read,landscape,embed,screenshots]"
+    ran = run_command("--config-dir", "my", stages, "input=photos/", "output=own", *DEMO[:2], cwd=place)
+    assert ran.code == 0, ran.said
+    assert {"screenshots_score", "screenshots_nearest"} <= set(pq.read_table(place / "own/ledger").column_names)
+    table = re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|", FILTERS, re.MULTILINE)
+    assert len(table) == 9
+    for stage, columns in table:
+        named = set(re.findall(r"`(\w+)`", columns))
+        assert named
+        assert named <= {*stage_class(BUILT_IN[stage], stage, None)().gives, *READ_GIVES}
 
 
 def test_the_trees_captions_match_the_disk():
