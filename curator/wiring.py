@@ -231,10 +231,11 @@ def _embedding(
         giver = givers[wanted or next(iter(givers))]
         plan.feeds[stage.name] = giver.name
         if need.spaces is not None and giver.space not in need.spaces:
+            own = "head" if hasattr(stage, "head") else "model"
             change = (
                 f"{giver.name}.embedding_space says whose they are"
                 if giver.has("index")
-                else f"change {giver.name}.model and {giver.name}.pretrained, or {stage.name}.{'head' if hasattr(stage, 'head') else 'model'}"
+                else f"change {giver.name}.model and {giver.name}.pretrained, or {stage.name}.{own}"
             )
             yield (
                 f"{stage.name}: works on embeddings of {' or '.join(need.spaces)}, but {giver.name} gives "

@@ -148,6 +148,20 @@ def test_several_concepts_in_one_run_have_columns_of_their_own(cluster, place):
 
 
 @pytest.mark.xdist_group("concept")
+def test_vectors_from_elsewhere_are_asked_as_ones_own(pipeline, place, tmp_path):
+    """A file of the same vectors, said to be that model's, has the same scores; no image is asked for."""
+    np.save(tmp_path / "emb.npy", stored_vectors(place))
+    read = ImageReaderStage(embedding_space=f"{DEMO_MODEL}/{DEMO_MODEL}")
+    result = pipeline([FilePartitioningStage(), read, SIGN], input=tmp_path / "emb.npy")
+    scores = [row["concept_score"] for row in ledger_of(place / "out").values() if row["concept_score"] is not None]
+    assert result.ledger.column("concept_score").to_pylist() == scores
+    assert result.run["work"]["decoded"] == 0
+    unknown = ImageReaderStage(embedding_space="somebody/else")
+    with pytest.raises(ConfigError, match="read does not say which model of open_clip its vectors are of, but somebody/e"):
+        pipeline([FilePartitioningStage(), unknown, SIGN], input=tmp_path / "emb.npy")
+
+
+@pytest.mark.xdist_group("concept")
 def test_captions_that_belong_to_other_pictures_score_lower(cluster, place):
     """Each caption moved to another picture: nearly all agree less than before. No caption: nothing to judge."""
     members = tar_members(*sorted((place / "drawn").glob("*.tar")))
@@ -208,7 +222,7 @@ def test_a_text_tower_of_another_space_is_refused_before_any_work(stage):
     other = stage(model="ViT-L-14-quickgelu", pretrained="openai", **named)
     with pytest.raises(ConfigError, match="works on embeddings of ViT-L-14-quickgelu/openai, but embed gives curator-demo"):
         wire([*SOURCES, demo_embed(), other])
-    with pytest.raises(ConfigError, match=r"tiny does not say which model of open_clip its vectors are of. Name it with"):
+    with pytest.raises(ConfigError, match=r"tiny does not say which model of open_clip its vectors are of, but stages.Tiny"):
         wire([*SOURCES, Tiny(), stage(**named)])
     with pytest.raises(ConfigError, match="needs an embedding, and no stage gives one: add embed before"):
         wire([*SOURCES, stage(**named)])

@@ -110,15 +110,21 @@ def shared_model(name: str, given: NamedModel | None, giver: ProcessingStage) ->
     """The settings of a stage `name` that embeds texts: the model `given` to it, or else that of `giver`, whose vectors
     it is fed. Raises ConfigError where no texts can be embedded with it.
     """
-    named: NamedModel | None = given or getattr(giver, "named", None)
+    named: NamedModel | None = given or getattr(giver, "named", None) or _of_space(giver.space)
     if named is None:
         raise ConfigError(
-            f"{name}: {giver.name} does not say which model of open_clip its vectors are of. Name it with {name}.model "
-            f"and {name}.pretrained: texts must be embedded in the same space."
+            f"{name}: {giver.name} does not say which model of open_clip its vectors are of, but {giver.space}. Texts "
+            "must be embedded by the same model."
         )
     if mistake := catalogue.no_texts(named.model):
         raise ConfigError(f"{name}: {mistake}")
     return asdict(named)
+
+
+def _of_space(space: str) -> NamedModel | None:
+    """The published model that a space is called after."""
+    model, _, tag = space.partition("/")
+    return None if not tag or unknown_model(model) or unknown_tag(model, tag) else NamedModel(model, tag)
 
 
 def given_model(
