@@ -164,6 +164,7 @@ class _Checked(httpcore.AsyncNetworkBackend):
         until, asked = self._known.get(host, (0.0, None))
         if asked is None or until < now or (asked.done() and _failed(asked)):
             asked = asyncio.ensure_future(self._resolve(host, port))
+            asked.add_done_callback(_failed)  # looks at its fault, also where nobody waits any more
             self._known[host] = now + NAMES_KEPT_S, asked
             if len(self._known) > NAMES_KEPT:
                 self._known.popitem(last=False)

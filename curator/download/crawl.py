@@ -10,7 +10,7 @@ import asyncio
 import resource
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -24,8 +24,8 @@ from curator.download.turns import Errand, Host, Turns
 from curator.download.urls import redirected, shown, target_of
 from curator.errors import TRANSIENT_FETCHES, Cause, ConfigError, Fault, OutsideError
 
-LOOK_AHEAD = 1_000_000
-"""URLs that wait for their turn at most; hosts are treated alike among these."""
+LOOK_AHEAD = 250_000
+"""URLs that wait for their turn at most, at some 700 bytes each; hosts are treated alike among these."""
 LOOKED_UP = 10_000
 """URLs that are looked for on the shelf at once."""
 ROWS = 100_000
@@ -74,9 +74,27 @@ def download(
             asyncio.get_running_loop()
         except RuntimeError:
             asyncio.run(run())
-        else:  # in a notebook, whose loop is taken
-            with ThreadPoolExecutor(1) as thread:
-                thread.submit(asyncio.run, run()).result()
+        else:
+            _run_beside(run())
+
+
+def _run_beside(work: Coroutine[None, None, None]) -> None:
+    """Run to the end in a thread, as in a notebook, whose own loop has this one; an interrupt stops it there."""
+    begun: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = []
+
+    async def stoppable() -> None:
+        task = asyncio.ensure_future(work)
+        begun.append((asyncio.get_running_loop(), task))
+        await task
+
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(asyncio.run, stoppable())
+        try:
+            running.result()
+        except KeyboardInterrupt:
+            for loop, task in begun:
+                loop.call_soon_threadsafe(task.cancel)
+            raise
 
 
 def _may_open(concurrency: int) -> None:
