@@ -107,12 +107,11 @@ def test_limit_takes_the_first_input_files(place):
 def test_whatever_is_wrong_with_an_input_is_said_in_one_line_each_and_all_at_once(place):
     """The path, what is the matter, and where it was looked for."""
     (place / "empty").mkdir()
-    lines = mistakes("gone/x.tar", "b/{0..3}.tar", "https://host/x.tar", "list.parquet", "c/x.jpg", "b/9*.tar")
+    lines = mistakes("gone/x.tar", "b/{0..3}.tar", "https://host/x.tar", "c/x.jpg", "b/9*.tar")
     assert lines == [
         f"input: gone/x.tar: there is no such file or folder. The folder looked in: {place}.",
         f"input: b/2.tar, b/3.tar: nothing is there (2 of 4). The folder looked in: {place}/b.",
         "input: https://host/x.tar is a URL; this version reads tars and folders on disk.",
-        "input: list.parquet is a list or a table; this version reads tars and folders of images.",
         "input: c/x.jpg is neither a tar nor a folder. For one image, name its folder.",
         f"input: b/9*.tar: nothing is there. The folder looked in: {place}/b.",
     ]
