@@ -26,6 +26,10 @@ _WHERE = {
     "ExactDeduplicationStage": "curator.stages.exact",
     "SemanticDeduplicationStage": "curator.stages.dedup",
     "ImageWriterStage": "curator.stages.write",
+    "ImageFolderWriterStage": "curator.stages.folder",
+    "ManifestWriterStage": "curator.stages.manifest",
+    "EmbeddingWriterStage": "curator.stages.embeddings",
+    "GroupWriterStage": "curator.stages.groups",
     **dict.fromkeys(
         (
             "Array", "Choice", "Column", "Columns", "Embedding", "ImageBatch", "Mask", "Pixels", "ProcessingStage",
@@ -76,8 +80,12 @@ if TYPE_CHECKING:
     from curator.stages.concept import ImageConceptFilterStage as ImageConceptFilterStage
     from curator.stages.dedup import SemanticDeduplicationStage as SemanticDeduplicationStage
     from curator.stages.embed import ImageEmbeddingStage as ImageEmbeddingStage
+    from curator.stages.embeddings import EmbeddingWriterStage as EmbeddingWriterStage
     from curator.stages.exact import ExactDeduplicationStage as ExactDeduplicationStage
     from curator.stages.exposure import ImageExposureFilterStage as ImageExposureFilterStage
+    from curator.stages.folder import ImageFolderWriterStage as ImageFolderWriterStage
+    from curator.stages.groups import GroupWriterStage as GroupWriterStage
+    from curator.stages.manifest import ManifestWriterStage as ManifestWriterStage
     from curator.stages.nsfw import ImageNSFWFilterStage as ImageNSFWFilterStage
     from curator.stages.partition import FilePartitioningStage as FilePartitioningStage
     from curator.stages.read import ImageReaderStage as ImageReaderStage

@@ -47,6 +47,10 @@ BUILT_IN = {
     "exact": "curator.stages.exact.ExactDeduplicationStage",
     "dedup": "curator.stages.dedup.SemanticDeduplicationStage",
     "write": "curator.stages.write.ImageWriterStage",
+    "folder": "curator.stages.folder.ImageFolderWriterStage",
+    "manifest": "curator.stages.manifest.ManifestWriterStage",
+    "embeddings": "curator.stages.embeddings.EmbeddingWriterStage",
+    "groups": "curator.stages.groups.GroupWriterStage",
 }
 StageClass = type[ProcessingStage]
 

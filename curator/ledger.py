@@ -58,6 +58,14 @@ CARRIED = "in_"
 OUTPUT = pa.schema({"output_shard": pa.string(), "output_key": pa.string()})
 
 
+NAMED = frozenset(name for part in (IDENTITY, VERDICT, FACTS, DUPLICATE, OUTPUT) for name in part.names)
+
+
+def carried(schema: pa.Schema) -> list[str]:
+    """The columns that stages measured, and those that came with the input, in the ledger's order."""
+    return [name for name in schema.names if name not in NAMED]
+
+
 def counts(ledger: pa.Table) -> dict[str, Any]:
     """Inputs, kept, dropped and failed, and the last two by the stage that decided."""
     status = ledger.column("status")

@@ -309,6 +309,6 @@ def test_different_members_and_few_shards_are_remarked(tmp_path):
     _, facts, _ = Run(tmp_path, tmp_path / "a.tar").write(tmp_path / "out")
     assert facts["remarks"] == [
         "samples have different members (jpg; jpg txt): webdataset reads them, Hugging Face's loader wants the same "
-        "members in all",
+        "members in all; write.split_by_suffix=true gives each kind its own shards",
         "1 shard: no more readers than that can share the work; write.min_shards=N makes more",
     ]

@@ -8,26 +8,39 @@ needs it; img2dataset's `00000.parquet` and `00000_stats.json`.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curator.commit import commit, commit_bytes
-from curator.errors import InputChanged
-from curator.formats.base import Member, Sample
+from curator.formats.base import Sample
+from curator.formats.metadata import alone, merged, records_of, table_of
+from curator.formats.outgoing import (
+    JSON,
+    changed,
+    contents_of,
+    is_measured,
+    json_of,
+    samples_of,
+    suffixes_of,
+    unchanged,
+)
 from curator.ledger import shown
 
 BLOCK = 512
 RECORD = 20 * BLOCK  # tars end on a multiple of this, as other programs write them
 NAME_BYTES, LARGEST_OCTAL = 100, 8**11 - 1
-SUFFIXES = {"JPEG": b"jpg", "TIFF": b"tif"}
-"""Of image formats whose usual suffix is not their name."""
+LONGEST_FOLDER = 100  # letters of a folder's name
+ASIDE = b"curator.json"
+"""The member that takes what is told of a sample whose own json is no object."""
 
 
 @dataclass(frozen=True)
@@ -36,45 +49,77 @@ class Job:
 
     source: Any  # phases.write.StoredSource: shard, sample, read, check
     rows: pa.Table
-    stem: Path  # folder/00000
+    root: Path  # output/shards
+    folder: str  # below that, empty for itself
+    name: str  # 00000
+    fields: tuple[str, ...] = ()  # the ledger's columns that each sample's json is told
+    status: bool = False  # whether the rows are told why they were dropped
+
+    @property
+    def place(self) -> str:
+        """The shard's path below the root, without its suffix: the ledger's `output_shard`."""
+        return f"{self.folder}/{self.name}" if self.folder else self.name
+
+    @property
+    def stem(self) -> Path:
+        """Where its files lie, without their suffixes."""
+        return self.root / self.place
 
 
 @dataclass
 class Written:
     """What was written of one job."""
 
-    stem: str
+    place: str
+    folder: str
     keys: list[str]
     bytes: int
     suffixes: set[tuple[str, ...]] = field(default_factory=set)
     named: int = 0  # images that came without a suffix and were given that of their format
+    renamed: int = 0  # samples whose json had one of our names already
+    aside: int = 0  # samples whose json is no object
 
 
 def write_shard(job: Job) -> Written:
     """Write one tar and the files beside it. Raises InputChanged where bytes are not those that were measured."""
     source = copy.copy(job.source)
-    samples = list(_samples(source, job.rows))
+    samples = list(samples_of(source, job.rows))
     keys = output_keys([sample.key for _, sample in samples])
-    written = Written(job.stem.name, [key.decode("utf-8", "backslashreplace") for key in keys], 0)
-    tars = shards_of(source, job.rows, "webdataset")
-    for shard in tars:
-        source.check(shard)
-    with commit(job.stem.with_suffix(".tar")) as file:
-        written.bytes = _write_tar(file, source, job.rows, samples, keys, written)
-    for shard in tars:
-        source.check(shard)
+    written = Written(job.place, job.folder, [key.decode("utf-8", "backslashreplace") for key in keys], 0)
+    with unchanged(source, job.rows, tars=True), commit(job.stem.with_suffix(".tar")) as file:
+        for key, members in zip(keys, _members(job, source, samples, written), strict=True):
+            for suffix, content in members:
+                written.bytes += add_member(file, key + b"." + suffix if suffix else key, content)
+            written.suffixes.add(tuple(sorted(suffix.decode("utf-8", "backslashreplace") for suffix, _ in members)))
+        end = end_of_archive(written.bytes)
+        file.write(end)
+        written.bytes += len(end)
     _write_beside(job, written.keys)
     return written
 
 
-def shards_of(source: Any, rows: pa.Table, form: str) -> list[str]:
-    """The shards of one format that some rows come from, by the ledger's names for them, in order."""
-    return [shard for shard in dict.fromkeys(rows.column("shard").to_pylist()) if source.shard(shard).format == form]
+def suffix_sets(source: Any, rows: pa.Table, add_metadata: bool) -> dict[str, Any]:
+    """Rows by the suffixes that their samples leave with: a folder name for each set, (n,) row numbers, in order.
+
+    Sets come in the order of their first samples.
+    """
+    sets: dict[tuple[bytes, ...], list[int]] = {}
+    facts = [rows.column(name).to_pylist() for name in ("image", "format")]
+    for row, ((_, sample), image, form) in enumerate(zip(samples_of(source, rows), *facts, strict=True)):
+        added = [JSON] if add_metadata and json_of(sample) is None else []
+        sets.setdefault(tuple(sorted([*suffixes_of(sample, image, form), *added])), []).append(row)
+    names: dict[str, Any] = {}
+    for suffixes, numbers in sets.items():
+        names[_folder_name(suffixes, names)] = np.array(numbers)
+    return names
 
 
-def _samples(source: Any, rows: pa.Table) -> Iterator[tuple[str, Sample]]:
-    for shard, index in zip(rows.column("shard").to_pylist(), rows.column("index").to_pylist(), strict=True):
-        yield shard, source.sample(shard, index)
+def _folder_name(suffixes: Sequence[bytes], taken: Collection[str]) -> str:
+    """`jpg-json-txt`, of letters that every file system takes; numbered where two sets would share one."""
+    words = (re.sub(r"[^A-Za-z0-9_.]", "_", suffix.decode("ascii", "replace")) or "none" for suffix in suffixes)
+    plain = "-".join(words)[:LONGEST_FOLDER].strip(".") or "none"
+    in_use = {name.lower() for name in taken}
+    return next(n for k in count() if (n := f"{plain}-{k}" if k else plain).lower() not in in_use)
 
 
 def output_keys(keys: Sequence[bytes]) -> list[bytes]:
@@ -94,72 +139,48 @@ def output_keys(keys: Sequence[bytes]) -> list[bytes]:
     return result
 
 
-def _write_tar(
-    file: IO[bytes],
-    source: Any,
-    rows: pa.Table,
-    samples: Sequence[tuple[str, Sample]],
-    keys: Sequence[bytes],
-    written: Written,
-) -> int:
-    """All members of all samples, in order; gives the bytes written."""
-    facts = (rows.column(name).to_pylist() for name in ("content_hash", "image", "format"))
-    contents = _contents(source, samples)
-    size = 0
-    for (shard, sample), key, expected, image, form in zip(samples, keys, *facts, strict=True):
-        suffixes = [sample.suffix_of(member) for member in sample.members]
-        matched = False
-        for n, member in enumerate(sample.members):
+def _members(
+    job: Job, source: Any, samples: Sequence[tuple[str, Sample]], written: Written
+) -> Iterator[list[tuple[bytes, bytes]]]:
+    """Suffix and bytes of every member as it leaves, sample by sample."""
+    facts = [job.rows.column(name).to_pylist() for name in ("content_hash", "image", "format")]
+    told = records_of(job.rows, job.fields) if job.fields else None
+    contents = contents_of(source, ((shard, sample.members) for shard, sample in samples))
+    for row, ((shard, sample), expected, image, form) in enumerate(zip(samples, *facts, strict=True)):
+        leaving, matched = [], False
+        for member, suffix in zip(sample.members, suffixes_of(sample, image, form), strict=True):
             content = next(contents)
             if shown(member.name) == image:
-                matched = matched or hashlib.sha256(content).hexdigest() == expected
-                if not suffixes[n] and (usual := SUFFIXES.get(form, form.lower().encode())) not in suffixes:
-                    suffixes[n] = usual  # readers of WebDataset pass over a name without one
-                    written.named += 1
-            size += add_member(file, key + b"." + suffixes[n] if suffixes[n] else key, content)
+                matched = matched or is_measured(content, expected)
+                written.named += suffix != sample.suffix_of(member)
+            leaving.append((suffix, content))
         if not matched:
             raise changed(shard, image)
-        written.suffixes.add(tuple(sorted(suffix.decode("utf-8", "backslashreplace") for suffix in suffixes)))
-    end = end_of_archive(size)
-    file.write(end)
-    return size + len(end)
+        if told is not None:
+            _tell(leaving, sample, told[row], written)
+        yield leaving
+
+
+def _tell(leaving: list[tuple[bytes, bytes]], sample: Sample, fields: dict[str, Any], written: Written) -> None:
+    """Put the fields into the sample's json; into a member of their own where that is no object."""
+    member = json_of(sample)
+    if member is None:
+        leaving.append((JSON, alone(fields)))
+        return
+    place = sample.members.index(member)
+    suffix, content = leaving[place]
+    if (result := merged(content, fields)) is None:
+        written.aside += 1
+        leaving.append((ASIDE, alone(fields)))
+    else:
+        leaving[place] = (suffix, result[0])
+        written.renamed += result[1] > 0
 
 
 def end_of_archive(size: int) -> bytes:
     """What closes a tar of `size` bytes: two blocks of zeros, filled up to a record."""
     end = 2 * BLOCK
     return bytes(end + -(size + end) % RECORD)
-
-
-def changed(shard: str, image: str) -> InputChanged:
-    """The error for an image whose bytes are not those that were measured; its `shard` is not to be trusted."""
-    error = InputChanged(
-        f"{shard}: {image} is not the image that was measured; nothing was replaced. Run the same command again to "
-        "measure it."
-    )
-    error.shard = shard
-    return error
-
-
-def _contents(source: Any, samples: Iterable[tuple[str, Sample]]) -> Iterator[bytes]:
-    """The bytes of all members in order, read shard by shard."""
-    run: list[Member] = []
-    current: str | None = None
-    for shard, sample in samples:
-        if shard != current and run:
-            yield from _read(source, current, run)
-            run = []
-        current = shard
-        run.extend(sample.members)
-    if run:
-        yield from _read(source, current, run)
-
-
-def _read(source: Any, shard: str | None, members: Sequence[Member]) -> Iterator[bytes]:
-    try:
-        yield from source.read(shard, members)
-    except OSError as error:
-        raise changed(str(shard), str(error)) from error
 
 
 def add_member(file: IO[bytes], name: bytes, content: bytes) -> int:
@@ -197,31 +218,24 @@ def pax_record(key: bytes, value: bytes) -> bytes:
 
 def _write_beside(job: Job, keys: Sequence[str]) -> None:
     """`00000.parquet` and `00000_stats.json`, in img2dataset's columns."""
-    rows, count = job.rows, job.rows.num_rows
-    own = ("width", "height", "caption", "content_hash", "shard", "key")
-    scores = {n: rows.column(n) for n in rows.column_names if n not in own and _is_score(rows.schema.field(n))}
-    columns: dict[str, Any] = {
+    rows, total = job.rows, job.rows.num_rows
+    own: dict[str, Any] = {
         "caption": rows.column("caption"),
         "key": pa.array(keys, pa.string()),
-        "status": pa.array(["success"] * count, pa.string()),
-        "error_message": pa.nulls(count, pa.string()),
+        "status": pa.array(["success"] * total, pa.string()),
+        "error_message": pa.nulls(total, pa.string()),
         "width": rows.column("width"),
         "height": rows.column("height"),
         "original_width": rows.column("width"),
         "original_height": rows.column("height"),
         "sha256": rows.column("content_hash"),
-        **scores,
         "in_shard": rows.column("shard"),
         "in_key": rows.column("key"),
     }
     with commit(job.stem.with_suffix(".parquet")) as file:
-        pq.write_table(pa.table(columns), file)
+        pq.write_table(table_of(rows, own, job.status), file)
     stats = {
-        "count": count, "successes": count, "failed_to_download": 0, "failed_to_resize": 0,
-        "status_dict": {"success": count},
+        "count": total, "successes": total, "failed_to_download": 0, "failed_to_resize": 0,
+        "status_dict": {"success": total},
     }  # fmt: skip
     commit_bytes(job.stem.with_name(f"{job.stem.name}_stats.json"), json.dumps(stats, indent=4).encode())
-
-
-def _is_score(column: pa.Field) -> bool:
-    return pa.types.is_floating(column.type) and not column.name.startswith("duplicate_")
