@@ -37,10 +37,11 @@ _WHERE = {
         ),
         "curator.stage",
     ),
+    "open": "curator.training",
     "CuratorError": "curator.errors",
     "ConfigError": "curator.errors",
 }  # fmt: skip
-__all__ = sorted(_WHERE)
+__all__ = sorted(_WHERE.keys() - {"open"})  # what a star brings must not hide Python's own open
 
 
 def __getattr__(name: str) -> Any:
@@ -50,7 +51,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(_WHERE)
 
 
 if TYPE_CHECKING:
@@ -91,3 +92,4 @@ if TYPE_CHECKING:
     from curator.stages.read import ImageReaderStage as ImageReaderStage
     from curator.stages.resolution import ImageResolutionFilterStage as ImageResolutionFilterStage
     from curator.stages.write import ImageWriterStage as ImageWriterStage
+    from curator.training import open as open

@@ -92,7 +92,10 @@ def run_record(
         },
         "keys": plan.keys,
         "spaces": {s.name: s.space for s in plan.embedders},
-        "inputs": [{"shard": k.shard.given, "samples": k.samples, "contents": list(k.contents)} for k in census.shards],
+        "inputs": [
+            {"shard": k.shard.given, "samples": k.samples, "contents": list(k.contents), "found": asdict(k.shard)}
+            for k in census.shards
+        ],
         "preprocessing": {s.name: asdict(s.preprocessing) for s in plan.images if hasattr(s, "preprocessing")},
         "weights": {stage: [w.id for w in ws] for stage, ws in plan.weights.items() if ws},
         "decided_from": {s.name: decided_from(s) for s in plan.stages if s.decided_from()},
