@@ -78,7 +78,8 @@ def _listed(path: Path) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"{path}: cannot be read as a manifest: {error}") from None
     if not {"shard", "key"} <= set(table.column_names):
-        raise ConfigError(f"{path}: no manifest, which has columns shard and key: it has {', '.join(table.column_names)}.")
+        names = ", ".join(table.column_names)
+        raise ConfigError(f"{path}: no manifest, which has columns shard and key: it has {names}.")
     if "status" in table.column_names:
         table = table.filter(pc.equal(table.column("status"), "kept"))
     for name in COLUMNS:
