@@ -195,12 +195,13 @@ class Partition:
             piece.read.note_decoded(row, getattr(result, "facts", None), fault)
         here.report(done=0 if self._awaited(piece, row, result) else 1, failed=isinstance(result, Fault))
         if not isinstance(result, Fault):
-            for name in [n for n in piece.wanted if piece.lacks_row(n, row)]:
+            names = [n for n in piece.wanted if piece.lacks_row(n, row)]
+            piece.waiting += len(names)  # all at once: a batch that runs full must not find the piece settled between two
+            for name in names:
                 if name in result.faults:
                     piece.wanted[name].fail(row, *result.faults[name])
-                    continue
-                piece.waiting += 1
-                if self.batchers[name].add(piece, row, result.arrays[name]):
+                    piece.waiting -= 1
+                elif self.batchers[name].add(piece, row, result.arrays[name]):
                     self._scatter(self.batchers[name])
         elif piece.read is None:
             self._fail_everywhere(piece, row, result)
