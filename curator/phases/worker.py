@@ -196,7 +196,7 @@ class Partition:
         here.report(done=0 if self._awaited(piece, row, result) else 1, failed=isinstance(result, Fault))
         if not isinstance(result, Fault):
             names = [n for n in piece.wanted if piece.lacks_row(n, row)]
-            piece.waiting += len(names)  # all at once: a batch that runs full must not find the piece settled between two
+            piece.waiting += len(names)  # at once: a batch that runs full must not find the piece settled between two
             for name in names:
                 if name in result.faults:
                     piece.wanted[name].fail(row, *result.faults[name])
