@@ -16,6 +16,7 @@ from curator import (
     ImageNSFWFilterStage,
     ImageReaderStage,
     ImageWriterStage,
+    ManifestWriterStage,
     SemanticDeduplicationStage,
 )
 from curator.errors import ConfigError
@@ -192,3 +193,16 @@ def test_an_array_of_objects_is_refused_unopened(pipeline, tmp_path):
     np.save(tmp_path / "x.npy", np.array([{"a": 1}], object), allow_pickle=True)
     with pytest.raises(ConfigError, match="is no file of vectors"):
         pipeline([*SOURCES, DEDUP], input=tmp_path / "x.npy")
+
+
+def test_a_keep_list_is_made_of_vectors_alone(pipeline, tmp_path):
+    """By shard and key; uids where the table beside has them."""
+    rows = like_vit_l_14(4)
+    np.savez(tmp_path / "0a.npz", l14_img=rows)
+    pq.write_table(pa.table({"uid": [f"{n:032x}" for n in range(4)]}), tmp_path / "0a.parquet")
+    pipeline([*SOURCES, DEDUP, ManifestWriterStage()], input=tmp_path / "0a.npz")
+    (listed,) = (tmp_path / "out/manifest").glob("*.parquet")
+    assert pq.read_table(listed).column("key").to_pylist() == [f"{n:032x}" for n in (0, 1, 3)]
+    assert np.load(tmp_path / "out/manifest/uids.npy").tolist() == [(0, 0), (0, 1), (0, 3)]
+    np.save(tmp_path / "x.npy", rows)
+    assert pipeline([*SOURCES, DEDUP, ManifestWriterStage()], input=tmp_path / "x.npy").counts["kept"] == 3

@@ -51,7 +51,9 @@ class StoredSource:
         return self._known[given].shard
 
     def sample(self, shard: str, index: int) -> Sample:
-        """One sample by its place; cheap when asked in order."""
+        """One sample by its place; cheap when asked in order. Of vectors that came alone, one without members."""
+        if self.shard(shard).format == "vectors":
+            return Sample(b"", ())
         window = self._window
         if window is None or window[0] != shard or not window[1] <= index < window[1] + len(window[2]):
             first = index - index % SAMPLES_AT_ONCE
