@@ -30,6 +30,9 @@ _WHERE = {
     "ManifestWriterStage": "curator.stages.manifest",
     "EmbeddingWriterStage": "curator.stages.embeddings",
     "GroupWriterStage": "curator.stages.groups",
+    "FaissWriterStage": "curator.stages.faiss",
+    "MilvusWriterStage": "curator.stages.milvus",
+    "PineconeWriterStage": "curator.stages.pinecone",
     **dict.fromkeys(
         (
             "Array", "Choice", "Column", "Columns", "Embedding", "ImageBatch", "Mask", "Pixels", "ProcessingStage",
@@ -38,6 +41,7 @@ _WHERE = {
         "curator.stage",
     ),
     "open": "curator.training",
+    "search": "curator.query.search",
     "CuratorError": "curator.errors",
     "ConfigError": "curator.errors",
 }  # fmt: skip
@@ -59,6 +63,7 @@ if TYPE_CHECKING:
     from curator.errors import CuratorError as CuratorError
     from curator.pipeline import Pipeline as Pipeline
     from curator.pipeline import Result as Result
+    from curator.query.search import search as search
     from curator.stage import Array as Array
     from curator.stage import Choice as Choice
     from curator.stage import Column as Column
@@ -84,11 +89,14 @@ if TYPE_CHECKING:
     from curator.stages.embeddings import EmbeddingWriterStage as EmbeddingWriterStage
     from curator.stages.exact import ExactDeduplicationStage as ExactDeduplicationStage
     from curator.stages.exposure import ImageExposureFilterStage as ImageExposureFilterStage
+    from curator.stages.faiss import FaissWriterStage as FaissWriterStage
     from curator.stages.folder import ImageFolderWriterStage as ImageFolderWriterStage
     from curator.stages.groups import GroupWriterStage as GroupWriterStage
     from curator.stages.manifest import ManifestWriterStage as ManifestWriterStage
+    from curator.stages.milvus import MilvusWriterStage as MilvusWriterStage
     from curator.stages.nsfw import ImageNSFWFilterStage as ImageNSFWFilterStage
     from curator.stages.partition import FilePartitioningStage as FilePartitioningStage
+    from curator.stages.pinecone import PineconeWriterStage as PineconeWriterStage
     from curator.stages.read import ImageReaderStage as ImageReaderStage
     from curator.stages.resolution import ImageResolutionFilterStage as ImageResolutionFilterStage
     from curator.stages.write import ImageWriterStage as ImageWriterStage

@@ -51,6 +51,9 @@ BUILT_IN = {
     "manifest": "curator.stages.manifest.ManifestWriterStage",
     "embeddings": "curator.stages.embeddings.EmbeddingWriterStage",
     "groups": "curator.stages.groups.GroupWriterStage",
+    "faiss": "curator.stages.faiss.FaissWriterStage",
+    "milvus": "curator.stages.milvus.MilvusWriterStage",
+    "pinecone": "curator.stages.pinecone.PineconeWriterStage",
 }
 StageClass = type[ProcessingStage]
 
@@ -132,6 +135,12 @@ def identity_of(kind: StageClass) -> str:
     source = source_of(kind)
     text = source[1] if source is not None else _text_of(kind)
     return f"{module}.{kind.__name__}:sha256-{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def target_of(kind: StageClass) -> str:
+    """What a YAML's `_target_` says to mean this class."""
+    source = source_of(kind)
+    return f"{source[0] if source is not None else kind.__module__}.{kind.__qualname__}"
 
 
 def _text_of(kind: StageClass) -> str:

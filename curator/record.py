@@ -92,6 +92,7 @@ def run_record(
         },
         "keys": plan.keys,
         "spaces": {s.name: s.space for s in plan.embedders},
+        "embeddings": {s.name: plan.embedding(s.name) for s in plan.embedders},
         "inputs": [
             {"shard": k.shard.given, "samples": k.samples, "contents": list(k.contents), "found": asdict(k.shard)}
             for k in census.shards

@@ -190,6 +190,9 @@ class Source(Protocol):
         Parts of some hundred rows: (n, D) float16 unit vectors, and (n,) True where a row has one.
         """
 
+    def embedded_by(self, stage: str) -> dict[str, Any]:
+        """What made the embeddings that a stage is fed, as plain JSON: `Plan.embedding` says what is in it."""
+
 
 class ProcessingStage(BaseModel):
     """The one base of all stages: frozen, keyword-only, checked when it is made, and thin.

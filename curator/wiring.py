@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from curator import address
-from curator.custom import identity_of
+from curator.custom import identity_of, target_of
 from curator.errors import ConfigError
 from curator.stage import Column, Embedding, Pixels, ProcessingStage, Weights
 
@@ -86,6 +86,22 @@ class Plan:
     def embedders(self) -> tuple[ProcessingStage, ...]:
         """The stages that give vectors: those that embed, and reading where the input is vectors."""
         return tuple(s for s in (self.read, *self.images) if "embedding" in s.gives)
+
+    def embedding(self, name: str) -> dict[str, Any]:
+        """What a stage's embeddings are, for who meets them later: plain JSON.
+
+        Its name, class and the settings that measure, space, ids of its weights, key, and how images are read for it.
+        """
+        stage = next(s for s in self.stages if s.name == name)
+        return {
+            "stage": name,
+            "target": target_of(type(stage)),
+            "settings": stage.model_dump(mode="json", include=set(stage.measure_fields())),
+            "space": stage.space,
+            "weights": [w.id for w in self.weights[name]],
+            "key": self.keys[name],
+            "read": self.read.measure_fields(),
+        }
 
     def inputs_of(self, stage: ProcessingStage) -> list[str]:
         """The names of the stages whose measurements this one is computed from."""

@@ -35,6 +35,7 @@ class StoredSource:
     def __init__(self, store: Store, shards: Sequence[Known], plan: Plan) -> None:
         self.store, self.shards = store, list(shards)
         self.feeds = {stage: (feed, plan.keys[feed]) for stage, feed in plan.feeds.items()}
+        self.embeddings = {feed: plan.embedding(feed) for feed in set(plan.feeds.values())}
         self.ledger: Any = None
         self._members: tuple[str, Members] | None = None
         self._window: tuple[str, int, list[Sample]] | None = None
@@ -88,6 +89,10 @@ class StoredSource:
                 emb_ND, has = vectors_of(stored.table)
                 here = at[begin:end] - known.starts[pieces[begin]]
                 yield emb_ND[here], has[here]
+
+    def embedded_by(self, stage: str) -> dict[str, Any]:
+        """What made the embeddings that a stage is fed."""
+        return self.embeddings[self.feeds[stage][0]]
 
     def check(self, shard: str) -> None:
         """Raise InputChanged where the file is not the one that was measured; the next run looks at it again."""
