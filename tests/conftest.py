@@ -98,10 +98,12 @@ class Ran:
         return self.out + self.err
 
 
-def run_command(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = 240) -> Ran:
+def run_command(
+    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = 240, module: str = "curator"
+) -> Ran:
     """`python -m curator` with these arguments, as a user would type them."""
     done = subprocess.run(
-        [sys.executable, "-m", "curator", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
     return Ran(done.returncode, done.stdout, done.stderr)

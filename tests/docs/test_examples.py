@@ -111,6 +111,21 @@ def test_an_example_runs_as_it_is_written(place, command):
 
 
 @pytest.mark.xdist_group("examples")
+def test_the_page_on_search_runs_as_it_is_written(place):
+    """Its commands in order, in one folder; what `curate-search` is told, its own command line takes."""
+    page = (ROOT / "docs/search.md").read_text()
+    commands = [shlex.split(line) for line in re.findall(r"^curate.*$", page, re.MULTILINE)]
+    assert [words[0] for words in commands].count("curate-search") == 5
+    (place / "photo.jpg").write_bytes(make_image(1))
+    for command, *words in commands:
+        if command == "curate":
+            ran = run_command(*words, *DEMO[:2], "overwrite=true", cwd=place)
+        else:
+            ran = run_command(*words, cwd=place, module="curator.query.command")
+        assert (ran.code, "Traceback" in ran.err) == (0, False), ran.said
+
+
+@pytest.mark.xdist_group("examples")
 def test_the_page_on_duplicates_runs_as_it_is_written(place):
     """New images against an earlier run: all of them were kept there, so none stays."""
     shutil.copytree(place / "photos", place / "new")
