@@ -6,17 +6,17 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from curator import machine
+from curator import machine, remote
 from curator.custom import builtin_stage
 from curator.errors import ConfigError, CuratorError
 from curator.formats.paths import expanded
 from curator.models.weights import Fetchable
-from curator.output import Output
 from curator.phases import against
 from curator.phases.measure import survey, weights_needed
-from curator.settings import Settings
+from curator.settings import Settings, place_of
 from curator.stage import ProcessingStage
 from curator.store import Store
+from curator.uploaded import output_at
 from curator.wiring import Plan, pixels_of, shards_of
 
 
@@ -27,7 +27,8 @@ def mistakes_of(stages: Sequence[ProcessingStage], settings: Settings, whole: bo
     """
     cluster = machine.mistakes_of(settings.cluster)
     writes = not whole or (settings.write_images and any(s.copies_images for s in stages))
-    places = [*_input(stages, settings), *_output(settings, writes), *_folder("store", settings.store)]
+    store = _folder("store", settings.store_place, settings.store)
+    places = [*_input(stages, settings), *_output(settings, writes), *store]
     return [*places, *_weights(stages), *(line for stage in stages for line in stage.mistakes()), *cluster]
 
 
@@ -76,10 +77,10 @@ def as_read(stages: Sequence[ProcessingStage], settings: Settings) -> list[Proce
 
 def _inside(settings: Settings) -> Iterator[str]:
     """An input that lies in the output would be replaced with it."""
-    output = Path(os.path.realpath(settings.output_folder))
+    output = settings.output_place
     for given in settings.inputs:
-        for path in (Path(os.path.realpath(p)) for p in expanded(given, {str(p) for p in settings.no_input})):
-            if path == output or output in path.parents:
+        for path in map(place_of, expanded(given, {str(p) for p in settings.no_input})):
+            if _lies_in(path, output):
                 yield (
                     f"output: {settings.output} contains the input {given}; what is written there would replace it. "
                     "Name another folder."
@@ -87,10 +88,22 @@ def _inside(settings: Settings) -> Iterator[str]:
                 return
 
 
-def _folder(name: str, given: str) -> Iterator[str]:
+def _lies_in(place: Path | str, folder: Path | str) -> bool:
+    """Whether a place is a folder or lies below it; nothing on disk lies behind a URL."""
+    if isinstance(place, Path) and isinstance(folder, Path):
+        return place == folder or folder in place.parents
+    return isinstance(place, str) and isinstance(folder, str) and remote.within(place, folder)
+
+
+def _folder(name: str, place: Path | str, given: str) -> Iterator[str]:
     """What is wrong with a folder that will be written to, as far as it can be told by looking."""
-    path = Path(os.path.realpath(given))
-    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+    if isinstance(place, str):
+        try:
+            remote.children(place)
+        except CuratorError as error:
+            yield f"{name}: {error}"
+        return
+    nearest = next(folder for folder in (place, *place.parents) if folder.exists())
     if not nearest.is_dir():
         yield f"{name}: {given} cannot be a folder: {nearest} is a file. Name another."
     elif not os.access(nearest, os.W_OK) or nearest.is_relative_to("/proc"):
@@ -102,15 +115,15 @@ def _output(settings: Settings, writes: bool) -> Iterator[str]:
         if not settings.dry_run:
             yield "output: must be given: the folder that takes shards/, ledger/ and run.json."
         return
-    output = Output(settings.output)
-    if unusable := list(_folder("output", settings.output)):
+    output = output_at(settings.output_place)
+    if unusable := list(_folder("output", settings.output_place, settings.output)):
         yield from unusable
         return
-    if settings.store_folder == output.folder or settings.store_folder in output.folder.parents:
+    if _lies_in(settings.output_place, settings.store_place):
         yield f"output: {settings.output} lies in the store, {settings.store}; name a folder outside."
         return
     if settings.overwrite:
-        if output.is_foreign and (own := [p for p in ("shards", "ledger") if (output.folder / p).exists()]):
+        if output.is_foreign and (own := [p for p in ("shards", "ledger") if output.holds(p)]):
             yield (
                 f"output: {settings.output} holds {' and '.join(own)} that no run of Curator made, and the result "
                 "would take their place. Move them away, or name another folder."

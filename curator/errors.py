@@ -6,6 +6,7 @@ CuratorError                 what went wrong, in words for a person; `exit_code`
 └── OutsideError        4    the world failed; what was measured is kept
     ├── InputChanged         an input is not what was measured
     ├── StoreError           the store cannot be read, written or locked
+    ├── RemoteError          a bucket cannot be reached, read or written
     ├── WeightsError         a weights file is missing, cut short or not the one it should be
     └── ClusterError         workers or scheduler were lost, or never reached
 
@@ -56,6 +57,10 @@ class StoreError(OutsideError):
     """The store cannot be read, written or locked."""
 
 
+class RemoteError(OutsideError):
+    """What lies behind a URL cannot be reached, read or written."""
+
+
 class WeightsError(OutsideError):
     """A weights file is missing, cut short, or not the one that it should be."""
 
@@ -86,6 +91,7 @@ class Cause(StrEnum):
     UNREADABLE = "unreadable"
     DAMAGED_AT_OFFSET = "damaged_at_offset"
     NO_END_MARKER = "no_end_marker"
+    EXPANDS_TOO_FAR = "expands_too_far"
 
     # a URL that could not be fetched
     BAD_URL = "bad_url"  # no URL that anything could be asked for

@@ -4,7 +4,8 @@
     output/.old      what was replaced, until the swap is done
     output/run.json  what lies here is whole
 
-Whenever a run is killed, the next command finds the old output whole or finishes the new one. Knows no format.
+Whenever a run is killed, the next command finds the old output whole or finishes the new one. An output on a URL is
+made on this machine and copied up (`uploaded.py`). Knows no format.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class Output:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(os.path.realpath(folder))
+        self.place: Path | str = self.folder  # where the result is found
         self.next = self.folder / ".next"
         self.old = self.folder / ".old"
 
@@ -79,7 +81,10 @@ class Output:
         """Whether every file of the finished run is there, with the size that it was written with."""
         run = self.run or {}
         parts = run.get("parts", [])
-        return bool(parts) and run.get("files") == _listing(self.folder, parts)
+        return bool(parts) and run.get("files") == self._listing(parts)
+
+    def _listing(self, parts: Sequence[str]) -> str:
+        return listing(sizes(self.folder, parts))
 
     @property
     def is_foreign(self) -> bool:
@@ -88,6 +93,14 @@ class Output:
             return self.folder.exists()
         names = set(os.listdir(self.folder))
         return bool(names) and not names & {RUN, ".next", ".old"}
+
+    def holds(self, part: str) -> bool:
+        """Whether a part of this name is there, whoever made it."""
+        return (self.folder / part).exists()
+
+    def part(self, name: str) -> Path:
+        """Where a part of the finished run can be read."""
+        return self.folder / name
 
     def begin(self) -> Path:
         """An empty `.next` to make everything in."""
@@ -102,9 +115,12 @@ class Output:
         """Write `run.json` into `.next` and put everything in place of what was there."""
         before = self.run or {}
         parts = sorted(name for name in os.listdir(self.next) if name != RUN)
-        run = {**run, "parts": parts, "replaces": before.get("parts", []), "files": _listing(self.next, parts)}
+        run = {**run, "parts": parts, "replaces": before.get("parts", []), "files": listing(sizes(self.next, parts))}
         sync_folder(self.next)
         commit_bytes(self.next / RUN, json.dumps(run, indent=2, ensure_ascii=False).encode() + b"\n")
+        self._replace()
+
+    def _replace(self) -> None:
         self.recover()
 
     def recover(self) -> None:
@@ -135,10 +151,15 @@ class Output:
         sync_folder(self.folder)
 
 
-def _listing(folder: Path, parts: Sequence[str]) -> str:
-    """SHA-256 over the names and sizes of all files of some parts."""
+def sizes(folder: Path, parts: Sequence[str]) -> dict[str, int]:
+    """Names and sizes of all files of some parts of a folder."""
     files = (path for part in parts for path in (folder / part, *(folder / part).rglob("*")) if path.is_file())
-    lines = sorted(f"{path.relative_to(folder)} {path.stat().st_size}\n" for path in files)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def listing(files: Mapping[str, int]) -> str:
+    """SHA-256 over names and sizes."""
+    lines = sorted(f"{name} {size}\n" for name, size in files.items())
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 

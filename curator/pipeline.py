@@ -21,7 +21,6 @@ from curator.cluster import Cluster, inline
 from curator.demo.draw import draw_demo
 from curator.errors import ConfigError, OutsideError, TooManyFailed
 from curator.formats.base import Shard
-from curator.output import Output
 from curator.phases import weights
 from curator.phases.book import book
 from curator.phases.columns import Found, Samples
@@ -36,6 +35,7 @@ from curator.stage import Each, ProcessingStage
 from curator.store import Store
 from curator.summary import summary_lines
 from curator.units import counted
+from curator.uploaded import output_at
 from curator.voice import Voice
 from curator.wiring import Plan, order_told, wire
 
@@ -48,7 +48,7 @@ class Result:
 
     ledger: pa.Table
     counts: dict[str, Any]
-    output: Path | None = None
+    output: Path | str | None = None  # a folder, or a URL
     run: dict[str, Any] = field(default_factory=dict)
     unchanged: bool = False
 
@@ -157,7 +157,7 @@ class Run:
         self.stack, self.started = stack, started
         self.cluster: Cluster | None = None
         self.shards: list[Shard] = []
-        self.output = Output(settings.output_folder)
+        self.output = output_at(settings.output_place)
         self.store = Store(settings.store)
         self.seconds = {"measure": 0.0, "decide": 0.0, "write": 0.0}
 
@@ -212,7 +212,7 @@ class Run:
                 damaged += (known := self._told_damaged([]))
                 if not known:
                     self.voice.say(f"store: objects of {missing} went missing; they are measured again")
-        raise OutsideError(f"{self.store.root}: objects are damaged as soon as they are written; is the disk sound?")
+        raise OutsideError(f"{self.store.place}: objects are damaged as soon as they are written; is the disk sound?")
 
     def _told_damaged(self, by_workers: Sequence[str]) -> list[str]:
         """The objects that workers and this process found damaged since it was last asked; said in one line."""
@@ -229,7 +229,7 @@ class Run:
         if self.cluster is None:
             enter = self.started or (lambda make: self.stack.enter_context(make()))
             self.cluster = enter(lambda: Cluster(self.settings.cluster, **self._model_size()))
-            self.cluster.probe([str(self.store.root), *(shard.path for shard in self.shards[:3])])
+            self.cluster.probe([str(self.store.place), *(shard.path for shard in self.shards[:3])])
             self.voice.say(self.cluster.describe()["line"])
         return self.cluster.each(fn, items, **options)
 
@@ -304,7 +304,7 @@ class Run:
         self.voice.save(self.output.next, self.record.get("hydra"))
         self.output.commit(run)
         self.voice.show(told)
-        return Result(ledger, run["counts"], self.output.folder, run)
+        return Result(ledger, run["counts"], self.output.place, run)
 
     def _finished(self, identity: str) -> Result | None:
         """The run that already stands in the output, where it answers the same question and nothing is open."""
@@ -315,14 +315,14 @@ class Run:
         if counts["inputs"] and counts["failed"] / counts["inputs"] > self.settings.max_failed:
             return None
         try:
-            ledger = ledgers.read(self.output.folder / "ledger")
+            ledger = ledgers.read(self.output.part("ledger"))
         except (OSError, pa.ArrowException):
             ledger = None
         if ledger is None or not self.output.is_whole:
-            self.voice.say(f"{self.output.folder}: its files are not as they were written; they are made again")
+            self.voice.say(f"{self.output.place}: its files are not as they were written; they are made again")
             return None
-        self.voice.say(f"{self.output.folder}: finished already with this config and this input. Nothing to do.")
-        return Result(ledger, before["counts"], self.output.folder, before, unchanged=True)
+        self.voice.say(f"{self.output.place}: finished already with this config and this input. Nothing to do.")
+        return Result(ledger, before["counts"], self.output.place, before, unchanged=True)
 
 
 def _in_threads(fn: Callable[[Any], Any], items: Any) -> Any:

@@ -85,7 +85,7 @@ def run_record(
         "write": {key: value for key, value in facts.items() if key != "ledger_sha256"},
         "ledger_sha256": facts["ledger_sha256"],
         "identity": identity,
-        "store": str(settings.store_folder),
+        "store": str(settings.store_place),
         "config": {
             **settings.model_dump(mode="json"),
             "stages": {s.name: s.model_dump(mode="json", exclude={"name"}) for s in plan.stages},

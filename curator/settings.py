@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from curator import remote
 from curator.cluster import ClusterSettings
 from curator.custom import builtin_stage
 from curator.errors import ConfigError
 from curator.stage import ProcessingStage
+from curator.store import Store
 from curator.wording import plain
 
 DEMO_FOLDER = ".curator/demo"
@@ -40,10 +42,18 @@ class Settings(BaseModel):
     @field_validator("input", "output", "store", mode="before")
     @classmethod
     def _at_home(cls, given: Any) -> Any:
-        """A leading `~` that no shell has expanded, behind `input=` say, is the user's home."""
+        """A leading `~` that no shell has expanded, behind `input=` say, is the user's home; `file://` is a path.
+
+        A URL with a secret in it is refused here, before it is shown anywhere.
+        """
         if isinstance(given, list | tuple):
             return tuple(cls._at_home(one) for one in given)
-        return os.path.expanduser(given) if isinstance(given, str) and given.startswith("~/") else given
+        if not isinstance(given, str):
+            return given
+        if remote.is_url(given) and not given.lower().startswith("file:") and (wrong := remote.mistake(given)):
+            raise ValueError(wrong)
+        given = remote.local(given)
+        return os.path.expanduser(given) if given.startswith("~/") else given
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -52,25 +62,30 @@ class Settings(BaseModel):
         return tuple(one for one in given if one)
 
     @property
-    def no_input(self) -> list[Path]:
-        """Folders that are no input where they lie under one: the store, the output."""
-        return [Path(os.path.realpath(p)) for p in (self.store, self.output) if p is not None]
+    def no_input(self) -> list[Path | str]:
+        """Folders that are no input where they lie under one: the store, the output. URLs are texts."""
+        return [place_of(p) for p in (self.store, self.output) if p is not None]
 
     @property
-    def store_folder(self) -> Path:
-        """Where measurements lie."""
-        return Path(os.path.realpath(self.store))
+    def store_place(self) -> Path | str:
+        """Where measurements lie: a folder, or a URL."""
+        return place_of(self.store)
 
     @property
     def fetched_folder(self) -> Path:
-        """Where bodies of URLs lie, for all runs over the store."""
-        return self.store_folder / "fetched"
+        """Where bodies of URLs lie, for all runs over the store; of a store on a URL, beside its copies."""
+        return Store(self.store).root / "fetched"
 
     @property
-    def output_folder(self) -> Path:
-        """Where the result goes."""
+    def output_place(self) -> Path | str:
+        """Where the result goes: a folder, or a URL."""
         assert self.output is not None, "checked before the run"
-        return Path(self.output)
+        return place_of(self.output)
+
+
+def place_of(given: str) -> Path | str:
+    """A folder without links in its path, or a URL without its last slash."""
+    return given.rstrip("/") if remote.is_url(given) else Path(os.path.realpath(given))
 
 
 def settled(

@@ -25,6 +25,7 @@ class Shard:
     ignored: int = 0  # of a folder of tables: files in it that are none, told with the first of them
     beside: str = ""  # of a tar: the table beside it that knows more of its samples
     root: str = ""  # of a list: where its relative paths begin; of a list of URLs: where what was fetched lies
+    growth: float = 0  # of a gzip'd tar: how many times its size it may unpack to; 0: as far as it goes
 
     def role(self, name: str) -> str | None:
         """The column of a table that has a role: image, url, caption, embedding, key."""

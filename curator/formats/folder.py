@@ -12,8 +12,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from curator import remote
 from curator.errors import Cause
+from curator.formats import bucket
 from curator.formats.base import Damage, Member, Sample, Shard, ShardIndex
+from curator.formats.files import GZIPPED
 from curator.formats.pieces import cut
 from curator.ledger import shown
 from curator.signatures import format_of
@@ -24,6 +27,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 TEXTS = frozenset((b"txt", b"json"))  # never looked into for an image
 MAGIC = 32  # bytes that tell an image
+TARS = (b".tar", *map(str.encode, GZIPPED))  # shards of their own
 GONE = -1  # the size of a link to nothing
 
 
@@ -59,6 +63,8 @@ class FolderReader:
 
     def stamp(self, shard: Shard, members: Iterable[Member] | None = None) -> str:
         """A hash over path, size, time and readability of every file below, or of some."""
+        if remote.is_url(shard.path):
+            return bucket.stamp(shard, members)
         digest = hashlib.sha256()
         root = os.fsencode(shard.path)
         names = (m.name for m in members) if members is not None else (name for name, _ in walk(shard))
@@ -71,6 +77,9 @@ class FolderReader:
 
     def read(self, shard: Shard, members: Iterable[Member]) -> Iterator[bytes]:
         """The bytes of each file, in order; one is open at a time. OSError where one has another size by now."""
+        if remote.is_url(shard.path):
+            yield from bucket.read(shard, members)
+            return
         for member in members:
             with open(os.path.join(os.fsencode(shard.path), member.name), "rb") as file:
                 content = file.read()
@@ -81,10 +90,12 @@ class FolderReader:
 
 def _member(shard: Shard, name: bytes, size: int, max_bytes: int) -> Member:
     path = os.path.join(os.fsencode(shard.path), name)
-    if size == GONE:
+    if remote.is_url(shard.path):
+        pass
+    elif size == GONE:
         what = f'a link to "{shown(os.readlink(path))}", which is not there' if os.path.islink(path) else "it is gone"
         return Member(name, 0, 0, Cause.UNREADABLE, f"cannot be read: {what}")
-    if not os.access(path, os.R_OK):
+    elif not os.access(path, os.R_OK):
         return Member(name, 0, size, Cause.UNREADABLE, "cannot be read: permission denied")
     if size <= max_bytes:
         return Member(name, 0, size)
@@ -105,8 +116,20 @@ def walk(shard: Shard, passed: Passed | None = None) -> Iterator[tuple[bytes, in
     A link to a file is that file; one to nothing has the size GONE; linked folders are not entered. What is passed
     over is noted in `passed`.
     """
+    if remote.is_url(shard.path):
+        yield from _listed(shard, Passed() if passed is None else passed)
+        return
     skip = {os.fsencode(s) for s in shard.skip}
     yield from _walk(os.fsencode(shard.path), b"", skip, Passed() if passed is None else passed)
+
+
+def _listed(shard: Shard, passed: Passed) -> Iterator[tuple[bytes, int]]:
+    """The same of a folder behind a URL, in one listing."""
+    for name, size in bucket.names(shard):
+        if name.startswith(b".") or b"/." in name:
+            passed.others += 1
+        elif not name.lower().endswith(TARS):
+            yield name, size
 
 
 def _walk(root: bytes, below: bytes, skip: set[bytes], passed: Passed) -> Iterator[tuple[bytes, int]]:
@@ -126,7 +149,7 @@ def _walk(root: bytes, below: bytes, skip: set[bytes], passed: Passed) -> Iterat
                 yield from _walk(root, below + name, skip, passed)
         elif (size := _size(entry)) is None:
             passed.others += 1
-        elif not name.lower().endswith(b".tar"):
+        elif not name.lower().endswith(TARS):
             yield below + name, size
 
 
@@ -158,6 +181,8 @@ def is_image(folder: str, name: bytes) -> bool:
     suffix = suffix_of(name)
     if suffix in IMAGE_SUFFIXES or suffix in TEXTS:
         return suffix in IMAGE_SUFFIXES
+    if remote.is_url(folder):
+        return format_of(bucket.beginning(folder, name, MAGIC)) is not None
     try:
         with open(Path(folder) / os.fsdecode(name), "rb") as file:
             return format_of(file.read(MAGIC)) is not None

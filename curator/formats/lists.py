@@ -22,8 +22,9 @@ from curator.download import Shelf
 from curator.errors import Cause, Fault
 from curator.formats import tables
 from curator.formats.base import Damage, Member, Sample, Shard, ShardIndex
+from curator.formats.files import opened
 from curator.formats.pieces import cut
-from curator.formats.webdataset import read_at, runs
+from curator.formats.webdataset import runs
 from curator.ledger import shown
 from curator.signatures import format_of
 from curator.units import readable
@@ -268,10 +269,10 @@ def _state(path: str) -> bytes:
 
 def _from_file(shard: Shard, place: str, members: Iterable[Member]) -> Iterator[bytes]:
     """Members of another file: the whole of it, or runs of neighbours in a tar of what was fetched."""
-    with open(place, "rb", buffering=0) as file:
+    with opened(place) as file:
         for run in runs(members):
             start = run[0].offset
-            block = memoryview(read_at(file.fileno(), start, run[-1].offset + run[-1].size - start))
+            block = memoryview(file.pread(start, run[-1].offset + run[-1].size - start))
             for member in run:
                 content = block[member.offset - start : member.offset - start + member.size]
                 if len(content) != member.size:

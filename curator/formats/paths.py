@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from curator.errors import ConfigError
-from curator.formats import vectors
+from curator.formats import listing, vectors
 from curator.formats.base import Shard
+from curator.formats.files import GZIPPED
 from curator.formats.folder import is_image, walk
 from curator.formats.tables import suffix_of
 from curator.ledger import shown
+from curator.remote import is_url
 
 TAR = ".tar"
 IN_FOLDERS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")  # .txt and .json lie beside images as well
@@ -24,10 +26,10 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 SHOWN = 5
 
 
-def shards_of(inputs: Sequence[str], no_input: Sequence[Path]) -> list[Shard]:
+def shards_of(inputs: Sequence[str], no_input: Sequence[Path | str]) -> list[Shard]:
     """Every shard of the inputs, in the order given, lexicographic inside a glob or a folder, each once.
 
-    `no_input`: folders (as realpath gives them) that are passed over where they lie under an input. Raises
+    `no_input`: folders (as realpath gives them, or URLs) that are passed over where they lie under an input. Raises
     ConfigError with a line per input that is not there.
     """
     shards: dict[str, Shard] = {}
@@ -37,7 +39,7 @@ def shards_of(inputs: Sequence[str], no_input: Sequence[Path]) -> list[Shard]:
         try:
             for path in expanded(given, skip):
                 for shard in _shards(path, skip):
-                    shards.setdefault(f"{shard.format}:{os.path.realpath(shard.path)}", shard)
+                    shards.setdefault(f"{shard.format}:{real(shard.path)}", shard)
         except ConfigError as error:
             mistakes += error.mistakes
     if not shards and not mistakes:
@@ -51,9 +53,9 @@ def shards_of(inputs: Sequence[str], no_input: Sequence[Path]) -> list[Shard]:
 
 def _apart(shards: Sequence[Shard]) -> Iterator[Shard]:
     """Folders that lie in others of the list are taken out of those: an image is read once."""
-    roots = [os.path.realpath(shard.path) for shard in shards if shard.format == "folder"]
+    roots = [real(shard.path) for shard in shards if shard.format == "folder"]
     for shard in shards:
-        inner = () if shard.format != "folder" else _below(os.path.realpath(shard.path), roots)
+        inner = () if shard.format != "folder" else _below(real(shard.path), roots)
         yield replace(shard, skip=tuple(sorted({*shard.skip, *inner}))) if inner else shard
 
 
@@ -61,14 +63,19 @@ def _below(root: str, paths: Sequence[str] | set[str]) -> tuple[str, ...]:
     return tuple(sorted(path for path in paths if path.startswith(root.rstrip(os.sep) + os.sep)))
 
 
+def real(path: str) -> str:
+    """A path without links in it; a URL as it is."""
+    return path if is_url(path) else os.path.realpath(path)
+
+
 def expanded(given: str, skip: Collection[str] = ()) -> Iterator[str]:
     """The paths that one input means: itself, or what its braces and wildcards stand for.
 
     Wildcards pass over `skip` (output, store): `*` means the input also where the output lies beside it.
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", given):
-        raise ConfigError(f"input: {given} is a URL; this version reads tars and folders on disk.")
-    if not os.path.exists(given) and (glob.has_magic(given) or "{" in given):
+    if is_url(given):
+        yield from listing.expanded(given, braces)
+    elif not os.path.exists(given) and (glob.has_magic(given) or "{" in given):
         paths = list(dict.fromkeys(braces(given)))
         found = {path: [path] if os.path.exists(path) else _matching(path, skip) for path in paths}
         if missing := [path for path in paths if not found[path]]:
@@ -143,6 +150,9 @@ def _nearest(path: str) -> str:
 
 def _shards(path: str, skip: set[str]) -> Iterator[Shard]:
     """What one path holds: a tar; or all tars and, as one shard, all images below a folder."""
+    if is_url(path):
+        yield from listing.shards_at(path, skip)
+        return
     if os.path.isdir(path):
         yield from _of_folder(path, skip)
         return
@@ -195,7 +205,7 @@ def _of_folder(path: str, skip: set[str]) -> Iterator[Shard]:
         for name in sorted(f for f in files if not f.startswith(".")):
             if name.lower().endswith(IN_FOLDERS):
                 tables.append(os.path.join(folder, name))
-            if name.lower().endswith(TAR):
+            if name.lower().endswith((TAR, *GZIPPED)):
                 tars.append(os.path.join(folder, name))
             else:
                 others += 1
@@ -204,7 +214,7 @@ def _of_folder(path: str, skip: set[str]) -> Iterator[Shard]:
     if not tars and (found := vectors.files_of(path)):
         yield from (_vectors(*pair) for pair in found)
         return
-    shard = Shard(_given(path), os.path.abspath(path), "folder", size, _below(os.path.realpath(path), skip))
+    shard = Shard(_given(path), os.path.abspath(path), "folder", size, skip=_below(os.path.realpath(path), skip))
     if tables and not tars and not any(is_image(shard.path, name) for name, _ in walk(shard)):
         yield from _tables(sorted(tables), others + hidden - len(tables))
         return

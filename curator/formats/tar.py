@@ -7,7 +7,6 @@ damaged, the next valid header is searched for, and what was skipped is told. Fo
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections.abc import Iterator
@@ -15,11 +14,12 @@ from dataclasses import dataclass, field
 
 from curator.errors import Cause
 from curator.formats.base import Damage, Member
+from curator.formats.files import File, OnDisk, opened
 from curator.units import readable
 
 BLOCK = 512
-WINDOW = 1 << 18  # read at once while headers lie close together
 EXTENDED_MAX = 1 << 20  # a longer name or pax header is damage
+SKIM = 1 << 18  # bytes of zeros that are looked at in one read, at most
 SEARCH_FIRST, SEARCH = 1 << 16, 1 << 23  # bytes of a search's first read and of its largest: each doubles the last
 ZEROS = bytes(BLOCK)
 SHOWN = 8  # damages told one by one
@@ -61,42 +61,49 @@ class Header:
 class Blocks:
     """A file's bytes by place, read in larger windows."""
 
-    def __init__(self, descriptor: int, size: int) -> None:
-        self.descriptor, self.size = descriptor, size
+    def __init__(self, file: File) -> None:
+        self.file = file
         self._start, self._bytes = 0, b""
 
     def at(self, offset: int, count: int = BLOCK) -> bytes:
         """`count` bytes from `offset`, fewer at the end of the file."""
         begin = offset - self._start
         if begin < 0 or begin + count > len(self._bytes):
-            self._start = offset
-            self._bytes = os.pread(self.descriptor, max(count, WINDOW if self._near(offset) else 4096), offset)
-            begin = 0
+            self._bytes = self.file.pread(offset, max(count, self.file.window if self._near(offset) else self.file.few))
+            self._start, begin = offset, 0
         return self._bytes[begin : begin + count]
+
+    def reaches(self, end: int) -> bool:
+        """Whether the file has so many bytes."""
+        return self.file.reaches(end)
+
+    @property
+    def size(self) -> int:
+        """All bytes of the file."""
+        return self.file.size()
 
     def data_from(self, offset: int) -> int:
         """The first block from `offset` that does not lie in a hole of the file; its end where there is none."""
-        try:
-            place = os.lseek(self.descriptor, offset, os.SEEK_DATA)
-        except OSError as error:
-            return self.size if error.errno == errno.ENXIO else offset
+        place = self.file.data_from(offset)
         return max(offset, place - place % BLOCK)
 
     def _near(self, offset: int) -> bool:
         """Whether headers lie close: then a window holds many, else it would read images for nothing."""
-        return 0 <= offset - self._start <= WINDOW
+        return 0 <= offset - self._start - len(self._bytes) <= self.file.near
 
 
-def index_tar(path: str, max_bytes: int) -> TarIndex:
-    """Every member of a tar. Damage is told in the index; raises OSError where the file cannot be read at all."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        size = os.fstat(descriptor).st_size
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-        return Walk(Blocks(descriptor, size), max_bytes).index
-    finally:
-        os.close(descriptor)
+def index_tar(path: str, max_bytes: int, growth: float = 0) -> TarIndex:
+    """Every member of a tar. Damage is told in the index; raises OSError where the file cannot be read at all.
+
+    `growth`: how many times its size a gzip'd one may unpack to; 0: as far as it goes.
+    """
+    with opened(path, growth) as file:
+        if isinstance(file, OnDisk) and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        index = Walk(Blocks(file), max_bytes).index
+        if file.fault is not None:
+            index.faults.insert(0, file.fault)
+        return index
 
 
 class Walk:
@@ -110,8 +117,9 @@ class Walk:
         self._forget()
         if (compressed := compression(blocks.at(0))) is not None:
             self._fault(Cause.UNREADABLE, f"is compressed with {compressed}; unpack it to a plain tar first")
-        elif blocks.size == 0:
-            self._fault(Cause.EMPTY_FILE, "the file has no bytes")
+        elif not blocks.reaches(1):
+            if blocks.file.fault is None:
+                self._fault(Cause.EMPTY_FILE, "the file has no bytes")
         else:
             self._walk()
 
@@ -123,7 +131,7 @@ class Walk:
     def _walk(self) -> None:
         at: int | None = 0
         while at is not None:
-            if at + BLOCK > self.blocks.size:
+            if not self.blocks.reaches(at + BLOCK):
                 self._ended(at)
                 return
             block = self.blocks.at(at)
@@ -164,8 +172,8 @@ class Walk:
     def _first_nonzero(self, at: int) -> int | None:
         """The first block from `at` that is not zeros; None where there is none to the end of the file."""
         step = BLOCK
-        while at < self.blocks.size:
-            at, step = self.blocks.data_from(at), min(2 * step, WINDOW)
+        while self.blocks.reaches(at + 1):
+            at, step = self.blocks.data_from(at), min(2 * step, SKIM)
             part = self.blocks.at(at, step)
             if part != bytes(len(part)):
                 place = at + len(part) - len(part.lstrip(b"\0"))
@@ -185,9 +193,9 @@ class Walk:
     def _next_header(self, at: int) -> int | None:
         """The next block that is a header. Only in an archive without the magic is one without it looked for."""
         step = SEARCH_FIRST
-        while at < self.blocks.size:
+        while self.blocks.reaches(at + 1):
             at = self.blocks.data_from(at)
-            part = os.pread(self.blocks.descriptor, step, at)
+            part = self.blocks.file.pread(at, step)
             for start in _with_magic(part) if self.magic else _with_checksum(part):
                 if parsed(part[start : start + BLOCK]) is not None:
                     return at + start
@@ -223,14 +231,14 @@ class Walk:
         if header.kind == b"S":
             size = max(size, number(self.blocks.at(at + 483, 12)) or 0)
             more = at + 482
-            while self.blocks.at(more, 1) == b"\x01" and end < self.blocks.size:
+            while self.blocks.at(more, 1) == b"\x01" and self.blocks.reaches(end + 1):
                 more, end = end + 504, end + BLOCK
         text = f"claims {readable(min(size, MOST))} (sparse); sparse members are not read"
         self._unusable(name, at + BLOCK, 0, Cause.MEMBER_TOO_LARGE, text)
         return end + rounded(header.size)
 
     def _regular(self, at: int, name: bytes, data: int, size: int) -> int | None:
-        if data + size > self.blocks.size:
+        if not self.blocks.reaches(data + size):
             self._fault(
                 Cause.TRUNCATED,
                 f"the member at byte {at:,} has {size:,} bytes and the file ends after {self.blocks.size - data:,}",
@@ -262,7 +270,7 @@ class Walk:
     def _extension(self, at: int, header: Header) -> int | None:
         """A header that says something about the next one."""
         data = at + BLOCK
-        if not 0 <= header.size <= EXTENDED_MAX or data + header.size > self.blocks.size:
+        if not 0 <= header.size <= EXTENDED_MAX or not self.blocks.reaches(data + header.size):
             return self._damaged(at)
         content = self.blocks.at(data, header.size)
         if header.kind == b"L":

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from curator.cache import cache_folder
 from curator.errors import ConfigError, CuratorError, WeightsError
 from curator.models.published import PUBLISHED, Published
-from curator.models.weights import by_hand, cache_folder, candidates, fingerprint, refreshed, usual_folders, whose
+from curator.models.weights import by_hand, candidates, fingerprint, refreshed, usual_folders, whose
 
 DESCRIPTION = """\
 The published weights that Curator knows: list them, fetch them, check them.

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curator.cache import cache_folder
 from curator.errors import ConfigError, WeightsError
 from curator.models import catalogue, weights
 from curator.models.catalogue import Preprocessing
@@ -81,7 +82,7 @@ class NamedModel:
                         return weights.own(place / name, self.trust_sha256)
         source = f"https://huggingface.co/{hub}/resolve/main/open_clip_model.safetensors" if hub else "its publisher"
         missing = (
-            f"{self.model}/{self.pretrained} is not in {self.model_dir or weights.cache_folder() / 'models'}, and not "
+            f"{self.model}/{self.pretrained} is not in {self.model_dir or cache_folder() / 'models'}, and not "
             f"among the weights that Curator fetches by itself. Put {names[0]} there, from {source}."
         )
         return Weights(f"unknown:{self.model}/{self.pretrained}", None, missing)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from curator.cache import cache_folder
 from curator.errors import WeightsError
 from curator.models.published import PUBLISHED, Published
 from curator.stage import Weights
@@ -33,11 +34,6 @@ _seen: dict[str, str] = {}
 @dataclass(frozen=True)
 class Fetchable(Weights):
     """Published weights that are in none of the usual places: may be downloaded, since no `model_dir` was named."""
-
-
-def cache_folder() -> Path:
-    """Where fetched weights and remembered hashes lie: `$CURATOR_CACHE` or `~/.cache/curator`."""
-    return Path(os.environ.get("CURATOR_CACHE") or Path.home() / ".cache" / "curator")
 
 
 def usual_folders() -> list[Path]:

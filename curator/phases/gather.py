@@ -107,7 +107,7 @@ def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, log: 
         held = {at: _vectors_in(store, feed, at) for at in own}
         known = _known(store, stage, shelf, own)
         kind = [place, speeds_of(stage), sorted(known.addresses) if known is not None else []]
-        desk = Desk(store, address.tagged("desk", kind)[:32], log)
+        desk = Desk(store.on_disk(), address.tagged("desk", kind)[:32], log)
         with desk.held():
             stored = _stored(store, stage, shelf, place, collection)  # by another run, while this one waited
             if stored is None:

@@ -138,8 +138,9 @@ def _header(known: Known) -> dict[str, Any]:
 
 
 def _roles(shard: Shard) -> list[Any]:
-    """What else decides which samples a shard holds: the meaning of columns, where paths begin, what lies beside."""
-    return [list(map(list, shard.roles)), shard.root, shard.beside]
+    """What else decides which samples a shard holds: the meaning of columns, where paths begin, what lies beside, how
+    far a gzip'd one may grow."""
+    return [list(map(list, shard.roles)), shard.root, shard.beside, shard.growth]
 
 
 def members_table(samples: Sequence[Sample]) -> pa.Table:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import cloudpickle
 
-from curator import address
+from curator import address, remote
 from curator.custom import StageSpec
 from curator.formats.base import Shard
 from curator.phases import inputs
@@ -61,7 +61,9 @@ class Census:
 def survey(plan: Plan, store: Store, shards: Sequence[Shard], fingerprint: str) -> list[Known | None]:
     """What is known already about each shard, None where it must be looked at. Reads no image."""
     key = plan.keys[plan.read.name]
-    return [inputs.recall(store, shard, key, fingerprint) for shard in shards]
+    records = [store.behind.at(inputs.FOLDER)] if store.behind else []
+    with remote.as_listed(*records):  # the input was listed a moment ago
+        return [inputs.recall(store, shard, key, fingerprint) for shard in shards]
 
 
 def measure(
@@ -120,6 +122,7 @@ def _run(
             _note(store, census, contents, outcome)
     finally:
         watcher.end()
+        store.look_again()
 
 
 def _note(store: Store, census: Census, contents: dict[int, list[str | None]], outcome: Outcome) -> None:

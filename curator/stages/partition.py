@@ -31,10 +31,11 @@ class FilePartitioningStage(ProcessingStage):
     file_extensions: Any = Field(None, json_schema_extra={"role": "speeds"})
     storage_options: Any = Field(None, json_schema_extra={"role": "speeds"})
 
-    def list(self, inputs: Sequence[str], skip: Sequence[Path] = ()) -> list[Shard]:
+    def list(self, inputs: Sequence[str], skip: Sequence[Path | str] = ()) -> list[Shard]:
         """Every shard of the input, in the order given, lexicographic inside a glob or a folder, each once.
 
-        `skip`: folders that are no input (output, store). Raises ConfigError with a line per input that is not there.
+        `skip`: folders and URLs that are no input (output, store). Raises ConfigError with a line per input that is
+        not there.
         """
         return shards_of(inputs, skip)[: self.limit]
 

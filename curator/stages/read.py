@@ -16,6 +16,7 @@ from curator.download import DownloadSettings, Place, Shelf, download
 from curator.errors import Cause, ConfigError, Fault
 from curator.formats import reader_of, vectors
 from curator.formats.base import Member, Sample, Shard, ShardIndex
+from curator.formats.files import GZIPPED
 from curator.formats.folder import IMAGE_SUFFIXES, MAGIC, suffix_of
 from curator.formats.lists import BROKEN, urls_of
 from curator.formats.recognise import Wanted, recognised
@@ -54,6 +55,7 @@ class ImageReaderStage(ProcessingStage):
     key_column: str | None = speeds(None)
     root: str | None = speeds(None)
     join_tables: bool = speeds(True)
+    max_growth: float = speeds(100.0, gt=0)
     embedding_space: str | None = speeds(None)
     download: DownloadSettings = speeds(DownloadSettings())
     decode_timeout_s: float = speeds(20.0, gt=0)
@@ -90,7 +92,8 @@ class ImageReaderStage(ProcessingStage):
         `fetched` is the folder of what was, and will be, fetched from URLs.
         """
         roles = {role: getattr(self, f"{role}_column") for role in ("image", "url", "caption", "embedding", "key")}
-        return recognised(shards, Wanted(self.format, roles, self.root, self.join_tables, str(fetched)))
+        found = recognised(shards, Wanted(self.format, roles, self.root, self.join_tables, str(fetched)))
+        return [replace(s, growth=self.max_growth) if s.path.lower().endswith(GZIPPED) else s for s in found]
 
     def fetch(self, shards: Sequence[Shard], begin: Callable[[int, str], Callable[[dict[str, int]], None]]) -> None:
         """Fetch what is lacking of the URLs that these shards list; what became of each is in the shards' rows.
