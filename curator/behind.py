@@ -54,6 +54,11 @@ class Behind:
             temporary.unlink(missing_ok=True)
         return copy
 
+    def check_copy(self, name: str) -> None:
+        """Let go of the copy of an object that never changes, where that has gone."""
+        if (self.root / name).exists() and not remote.exists(self.at(name)):
+            (self.root / name).unlink(missing_ok=True)
+
     def put(self, name: str, fixed: bool) -> None:
         """Send the copy out; one of an object that may change goes, since nobody knows yet what it is called there."""
         copy = self.root / name

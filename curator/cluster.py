@@ -27,7 +27,7 @@ from uuid import uuid4
 import cloudpickle
 
 from curator import here, machine, remote
-from curator.errors import ClusterError, ConfigError, RemoteError
+from curator.errors import ClusterError, ConfigError
 from curator.machine import ClusterSettings, Shape, shape_of
 
 LARGEST_TASK = 4 << 20  # bytes of a pickled task: more than a description is a mistake of ours
@@ -216,7 +216,8 @@ class Cluster:
             if theirs != mine:
                 problems.append(f"{where} has Curator {theirs}, this is {mine}: install the same everywhere")
             if missing:
-                problems.append(f"{where} does not see {', '.join(missing)}: {_what_to_do(missing)}")
+                what_to_do = "use a path that all machines share, or a URL that each has the credentials for"
+                problems.append(f"{where} does not see {', '.join(missing)}: {what_to_do}")
         if problems:
             raise ClusterError("\n".join(problems))
 
@@ -361,22 +362,7 @@ def _named(item: Any) -> str:
 
 
 def _look_around(paths: Sequence[str]) -> tuple[str, list[str]]:
-    return version("curator"), [path for path in paths if not _is_seen(path)]
-
-
-def _what_to_do(missing: Sequence[str]) -> str:
-    paths = [] if all(map(remote.is_url, missing)) else ["use a path that all machines share"]
-    urls = ["a URL needs its package and its credentials there"] if any(map(remote.is_url, missing)) else []
-    return "; ".join([*paths, *urls])
-
-
-def _is_seen(path: str) -> bool:
-    if not remote.is_url(path):
-        return Path(path).exists()
-    try:
-        return remote.exists(path) or remote.is_folder(path)
-    except RemoteError:
-        return False
+    return version("curator"), [path for path in paths if not remote.is_there(path)]
 
 
 def _run(fn: Callable[[Any], Any], shape: Shape, topic: str, item: Any) -> Any:

@@ -173,6 +173,16 @@ def is_folder(url: str) -> bool:
     return bool(info["type"] == "directory")
 
 
+def is_there(path: str) -> bool:
+    """Whether this machine sees a path or a URL, an object or a folder."""
+    if not is_url(path):
+        return Path(path).exists()
+    try:
+        return exists(path) or is_folder(path)
+    except RemoteError:
+        return False
+
+
 @contextmanager
 def as_listed(*folders: str) -> Iterator[None]:
     """In here, an object that was listed or looked at before is not asked about again.

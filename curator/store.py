@@ -120,6 +120,11 @@ class Store:
         if self.behind:
             self.behind.look_again()
 
+    def check_copy(self, folder: str, address: str) -> None:
+        """Let go of a copy whose object is no longer at the URL: who measures would else take it for stored."""
+        if self.behind:
+            self.behind.check_copy(self._name(self.path(folder, address)))
+
     def _name(self, path: Path) -> str:
         """What an object is called below the store."""
         return path.relative_to(self.root).as_posix()

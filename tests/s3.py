@@ -15,6 +15,11 @@ import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
+from curator.cluster import Cluster, ClusterSettings
+from curator.pipeline import Pipeline, Result
+from curator.voice import Voice
+
+_made: list[str] = []
 KEYS = {"AWS_ACCESS_KEY_ID": "curator", "AWS_SECRET_ACCESS_KEY": "of the tests"}
 
 
@@ -106,19 +111,42 @@ def a_server() -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="module", name="far_cluster")
+def a_cluster(s3: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """An environment that leads to the server, and a worker process that was started in it."""
+    place = tmp_path_factory.mktemp("s3")
+    with pytest.MonkeyPatch.context() as patch:
+        settings = {
+            **KEYS, "AWS_ENDPOINT_URL": s3.url, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": str(place / "none"), "AWS_SHARED_CREDENTIALS_FILE": str(place / "none"),
+            "CURATOR_CACHE": str(place / "cache"),
+        }  # fmt: skip
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        with Cluster(ClusterSettings(kind="local", n_workers=1)) as started:
+            yield started
+
+
 @pytest.fixture(name="bucket")
 def a_bucket(
-    s3: Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    s3: Server, far_cluster: Cluster, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Bucket]:
-    """An empty bucket, an environment that leads to it, and a cache of its own."""
-    for name, value in {**KEYS, "AWS_ENDPOINT_URL": s3.url, "AWS_DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
+    """An empty bucket, and a cache of its own."""
     monkeypatch.setenv("CURATOR_CACHE", str(tmp_path / "cache"))
-    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:55].strip("-")
+    name = f"{re.sub(r'[^a-z0-9]+', '-', request.node.name.lower())[:50].strip('-')}-{len(_made)}"
+    _made.append(name)
     s3.client().create_bucket(Bucket=name)
     s3.asked.clear()
     yield Bucket(s3, name)
     s3.refuse = None
+
+
+@pytest.fixture(name="pipeline")
+def a_pipeline(far_cluster: Cluster, tmp_path: Path) -> Callable[..., Result]:
+    """As the shared cast's, over workers that reach the server."""
+
+    def run(stages: Any, **settings: Any) -> Result:
+        given = {"output": tmp_path / "out", "store": tmp_path / "store", **settings}
+        return Pipeline("test", stages).run(started=lambda _: far_cluster, voice=Voice(quiet=True), **given)
+
+    return run

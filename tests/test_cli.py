@@ -58,7 +58,7 @@ def test_all_mistakes_show_at_once_with_what_was_probably_meant(said):
         ([READ_ONLY, "aesthetic.score_threshold=0.2"], "aesthetic.score_threshold: set, but aesthetic is not in stages"),
         ([READ_ONLY, "input=nowhere.tar"], "nowhere.tar: there is no such file or folder"),
         ([READ_ONLY, "input=in/{0..3}.tar"], "in/1.tar, in/2.tar, in/3.tar: nothing is there (3 of 4)"),
-        ([READ_ONLY, "input=https://example.com/a.tar"], "is a URL; this version reads tars and folders"),
+        ([READ_ONLY, "input=https://example.com/a.tar"], "https:// is not read here. Of URLs, s3://"),
         ([READ_ONLY, "output=in"], "output: in contains the input"),
         (["stages=[partition,read,wat]"], "stages/wat"),
         (["recipe=nope"], "Available options in 'recipe'"),

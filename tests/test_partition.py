@@ -111,7 +111,7 @@ def test_whatever_is_wrong_with_an_input_is_said_in_one_line_each_and_all_at_onc
     assert lines == [
         f"input: gone/x.tar: there is no such file or folder. The folder looked in: {place}.",
         f"input: b/2.tar, b/3.tar: nothing is there (2 of 4). The folder looked in: {place}/b.",
-        "input: https://host/x.tar is a URL; this version reads tars and folders on disk.",
+        "input: https://host/x.tar: https:// is not read here. Of URLs, s3://, gs://, gcs://, az://, abfs:// are.",
         "input: c/x.jpg is neither a tar nor a folder. For one image, name its folder.",
         f"input: b/9*.tar: nothing is there. The folder looked in: {place}/b.",
     ]

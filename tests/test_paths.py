@@ -73,8 +73,8 @@ def test_missing_files_of_a_brace_pattern_are_named_and_counted(inside):
     [
         ("nothing/here.tar", "no such file or folder"),
         ("*.tar", "nothing is there"),
-        ("s3://bucket/a.tar", "URL"),
-        ("HTTPS://host/a.tar", "URL"),
+        ("s3:///a.tar", "names no bucket"),
+        ("HTTPS://host/a.tar", "Of URLs, s3://"),
         ("one.jpg", "name its folder"),
     ],
 )

@@ -32,7 +32,7 @@ def shards_at(url: str, skip: Collection[str]) -> Iterator[Shard]:
     if url.lower().endswith(TARS) and remote.exists(url):
         yield _tar(url, remote.stat(url))
         return
-    outside = {one for one in skip if remote.is_url(one)}
+    outside = {one for one in skip if remote.is_url(one) and not remote.within(url, one)}
     below = [e for e in bucket.below(url, outside) if "/." not in e.url[len(url.rstrip("/")) :]]
     if not below:
         single = "is neither a tar nor a folder. For one image, name its folder"

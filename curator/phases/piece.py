@@ -64,6 +64,8 @@ class Piece:
         self.stamp = ""  # of its members, when they were first looked at
         self.open = False  # whether any row is to be tried again by the next run
         self.read: ReadRows | None = None
+        for stage in work.stages:
+            work.store.check_copy(stage.name, self.address(stage.name))
         stored = self.stored(self.read_stage.name)
         self.was_open = stored is not None and stored.header.get("open", False)
         if stored is None:
