@@ -25,6 +25,7 @@ from curator.errors import ConfigError
 from curator.output import RUN
 from curator.progress import Progress, table
 from curator.quoting import typed_names
+from curator.remote import is_url, redacted
 
 FOLDER_LETTERS = 120
 
@@ -131,6 +132,11 @@ def sweep(overrides: Sequence[str], config_dir: Path | None, in_words: InWords) 
 
 
 def _parent(config: DictConfig) -> Path:
+    if config.get("output") is not None and is_url(str(config.output)):
+        raise ConfigError(
+            f"output: {redacted(str(config.output))} is a URL, and a sweep's folders and table lie on this machine. "
+            "Name a folder; the setting you like is then written to the URL, with nothing measured again."
+        )
     return Path(config.output) if config.get("output") is not None else Path("multirun") / str(config.name)
 
 

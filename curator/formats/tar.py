@@ -63,6 +63,7 @@ class Blocks:
 
     def __init__(self, file: File) -> None:
         self.file = file
+        self.reaches = file.reaches  # whether it has so many bytes
         self._start, self._bytes = 0, b""
 
     def at(self, offset: int, count: int = BLOCK) -> bytes:
@@ -72,10 +73,6 @@ class Blocks:
             self._bytes = self.file.pread(offset, max(count, self.file.window if self._near(offset) else self.file.few))
             self._start, begin = offset, 0
         return self._bytes[begin : begin + count]
-
-    def reaches(self, end: int) -> bool:
-        """Whether the file has so many bytes."""
-        return self.file.reaches(end)
 
     @property
     def size(self) -> int:

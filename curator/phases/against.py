@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from curator import address, ledger
 from curator.errors import ConfigError
+from curator.remote import is_url
 from curator.stage import Array, Mask
 from curator.store import Store, StoredVectors, vectors_of
 
@@ -91,7 +92,7 @@ def earlier(paths: Sequence[str], where: str, space: str) -> Earlier:
     """What was kept at each path. Raises ConfigError, `where` being the setting, for what holds no such vectors."""
     pieces: dict[str, Outside] = {}
     for path in paths:
-        found = list(_pieces(Path(path), where, space))
+        found = list(_pieces(_folder(path, where), where, space))
         pieces |= {piece.name: piece for piece in found if len(piece.rows)}
     return Earlier(pieces)
 
@@ -101,10 +102,16 @@ def mistakes_of(paths: Sequence[str], where: str, space: str) -> list[str]:
     lines = []
     for path in paths:
         try:
-            _kind(Path(path), where, space)
+            _kind(_folder(path, where), where, space)
         except ConfigError as error:
             lines += error.mistakes
     return lines
+
+
+def _folder(path: str, where: str) -> Path:
+    if is_url(path):
+        raise ConfigError(f"{where}: {path} is a URL; what was kept before is read from a folder. Copy it here first.")
+    return Path(path)
 
 
 def _kind(path: Path, where: str, space: str) -> dict[str, Any] | list[Path]:

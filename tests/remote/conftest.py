@@ -1,4 +1,4 @@
-"""An S3-compatible server on loopback (moto's), its requests counted; and a place with buckets on it."""
+"""An S3-compatible server on loopback (moto's), its requests counted; a bucket on it, and runs that reach it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
+from curator import FilePartitioningStage, ImageReaderStage, ImageWriterStage
 from curator.cluster import Cluster, ClusterSettings
 from curator.pipeline import Pipeline, Result
 from curator.voice import Voice
+from tests.conftest import make_samples, make_shard
+from tests.stages import Brightness
 
 _made: list[str] = []
 KEYS = {"AWS_ACCESS_KEY_ID": "curator", "AWS_SECRET_ACCESS_KEY": "of the tests"}
@@ -104,14 +107,14 @@ class Bucket:
         self.server.client().delete_object(Bucket=self.name, Key=key)
 
 
-@pytest.fixture(scope="module", name="s3")
+@pytest.fixture(scope="package", name="s3")
 def a_server() -> Iterator[Server]:
-    """One server for the tests of a file."""
+    """One server for the tests in this folder."""
     with serving() as server:
         yield server
 
 
-@pytest.fixture(scope="module", name="far_cluster")
+@pytest.fixture(scope="package", name="far_cluster")
 def a_cluster(s3: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """An environment that leads to the server, and a worker process that was started in it."""
     place = tmp_path_factory.mktemp("s3")
@@ -150,3 +153,28 @@ def a_pipeline(far_cluster: Cluster, tmp_path: Path) -> Callable[..., Result]:
         return Pipeline("test", stages).run(started=lambda _: far_cluster, voice=Voice(quiet=True), **given)
 
     return run
+
+
+def stages(threshold: float = 0.5, **write: object) -> tuple[object, ...]:
+    """Read, measure brightness, keep about half, write."""
+    write = {"samples_per_shard": 10, **write}
+    return FilePartitioningStage(), ImageReaderStage(), Brightness(score_threshold=threshold), ImageWriterStage(**write)
+
+
+@pytest.fixture(name="shards")
+def three_shards(tmp_path: Path, bucket: Bucket) -> Path:
+    """Three tars on disk and the same in the bucket, below `in/`."""
+    for n in range(3):
+        bucket.put(f"in/{n:05d}.tar", make_shard(tmp_path / f"in/{n:05d}.tar", make_samples(12, 12 * n)))
+    bucket.server.asked.clear()
+    return tmp_path / "in"
+
+
+def without_names(ledger: Any) -> Any:
+    """A ledger less the columns that name the shards of the input."""
+    return ledger.drop_columns(["shard", "duplicate_of_shard", "reason"])
+
+
+def tars(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The tars among some files."""
+    return {name: content for name, content in files.items() if name.endswith(".tar")}
