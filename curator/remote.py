@@ -143,6 +143,7 @@ def stat(url: str) -> Entry:
         return _listed[url]
     if any(within(url, folder) for folder in _trusted or ()):
         raise FileNotFoundError(errno.ENOENT, "nothing is there", url)
+    _listed.pop(url, None)
     system = _system(url)
     info = _asked(url, lambda: system.info(_path(url)))
     if info["type"] != "file":
@@ -150,6 +151,11 @@ def stat(url: str) -> Entry:
     entry = _entry(url, info)
     _listed[url] = entry
     return entry
+
+
+def look_at(urls: Iterable[str]) -> None:
+    """Ask about many objects side by side; `seen` knows then of those that are there."""
+    _side_by_side(exists, urls)
 
 
 def seen(url: str) -> Entry | None:
@@ -261,7 +267,7 @@ def get_all(urls: Iterable[tuple[str, Path]]) -> None:
     _side_by_side(lambda pair: get(*pair), urls)
 
 
-def _side_by_side(fn: Callable[[T], None], items: Iterable[T]) -> None:
+def _side_by_side(fn: Callable[[T], Any], items: Iterable[T]) -> None:
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         for done in [pool.submit(fn, item) for item in items]:
             done.result()

@@ -139,10 +139,10 @@ def test_a_wrong_checksum_is_told(tmp_path):
 
 
 def test_a_bomb_is_stopped_at_the_limit(pipeline, tmp_path):
-    """A megabyte that would unpack to 1 GiB: a row of the shard, and what lay before it is used."""
+    """A megabyte that would unpack to 160 MiB: a row of the shard, and what lay before it is used."""
     with gzip.open(tmp_path / "bomb.tar.gz", "wb", 1) as file:
         file.write(tar_of([("a.jpg", make_image(1)), ("b.jpg", make_image(2))], end=False))
-        for _ in range(256):
+        for _ in range(160):
             file.write(bytes(1 << 20))
     result = pipeline(STAGES, input=tmp_path / "bomb.tar.gz")
     rows = result.ledger.to_pylist()
@@ -171,6 +171,7 @@ def test_a_small_tar_may_shrink_as_it_likes(tmp_path):
         (b"BZh9" + bytes(600), Cause.UNREADABLE, "compressed with bzip2"),
         (b"\x1f\x8b\x08\xff" + bytes(600), Cause.CORRUPT, "unknown header flags"),
     ],
+    ids=["packed nothing", "nothing", "packed twice", "bzip2", "bad header"],
 )
 def test_what_is_no_gzipd_tar_is_said(tmp_path, content, cause, said):
     """Nothing, twice packed, something else: never an exception."""

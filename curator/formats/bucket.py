@@ -44,17 +44,23 @@ def stamp(shard: Shard, members: Iterable[Member] | None = None) -> str:
 
 
 def read(shard: Shard, members: Iterable[Member]) -> Iterator[bytes]:
-    """The bytes of each object, in order, many at once. OSError where one has another size by now."""
-    for some in _together(members):
-        urls = [_url(shard.path, member.name) for member in some]
-        keys = [remote.seen(url) for url in urls]
+    """The bytes of each object of a folder, in order, many at once. OSError where one has another size by now."""
+    return objects(shard.given, ((_url(shard.path, member.name), member.size) for member in members))
+
+
+def objects(given: str, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes]:
+    """The bytes of each object, by URL and size, in order, many at once; `given`: the shard that they belong to.
+
+    OSError where one has another size by now.
+    """
+    for some in _together(wanted):
+        keys = [remote.seen(url) for url, _ in some]
         held = SPOOL.take(keys)
         lacking = [n for n, content in enumerate(held) if content is None]
-        fetched = remote.ranges([(urls[n], 0, some[n].size and some[n].size + 1) for n in lacking])  # one more tells
+        fetched = remote.ranges([(some[n][0], 0, some[n][1] and some[n][1] + 1) for n in lacking])  # one more tells
         for n, content in zip(lacking, fetched, strict=True):
-            if len(content) != some[n].size:
-                name = os.fsdecode(some[n].name)
-                raise OSError(f"{shard.given}: {name} has another size than before")
+            if len(content) != some[n][1]:
+                raise OSError(f"{given}: {some[n][0]} has another size than before")
             held[n] = content
         SPOOL.lay([(keys[n], held[n] or b"") for n in lacking if keys[n] is not None])
         yield from (content or b"" for content in held)
@@ -65,15 +71,15 @@ def beginning(folder: str, name: bytes, count: int) -> bytes:
     return remote.ranges([(_url(folder, name), 0, count)])[0]
 
 
-def _together(members: Iterable[Member]) -> Iterator[list[Member]]:
-    some: list[Member] = []
+def _together(wanted: Iterable[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
+    some: list[tuple[str, int]] = []
     held = 0
-    for member in members:
-        if some and (len(some) >= 4 * remote.SIDE_BY_SIDE or held + member.size > HELD):
+    for url, size in wanted:
+        if some and (len(some) >= 4 * remote.SIDE_BY_SIDE or held + size > HELD):
             yield some
             some, held = [], 0
-        some.append(member)
-        held += member.size
+        some.append((url, size))
+        held += size
     if some:
         yield some
 

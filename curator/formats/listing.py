@@ -10,6 +10,7 @@ from curator.formats import bucket
 from curator.formats.base import Shard
 from curator.formats.files import GZIPPED
 from curator.formats.folder import is_image, walk
+from curator.formats.tables import suffix_of as table_suffix
 
 TARS = (".tar", *GZIPPED)
 
@@ -24,7 +25,7 @@ def expanded(given: str, braces: Callable[[str], Iterator[str]]) -> Iterator[str
         elif found := remote.matching(url):
             yield from found
         else:
-            raise ConfigError(f"input: {url}: nothing is there.")
+            raise ConfigError(f"input: {url} names nothing that is there.")
 
 
 def shards_at(url: str, skip: Collection[str]) -> Iterator[Shard]:
@@ -35,15 +36,21 @@ def shards_at(url: str, skip: Collection[str]) -> Iterator[Shard]:
     outside = {one for one in skip if remote.is_url(one) and not remote.within(url, one)}
     below = [e for e in bucket.below(url, outside) if "/." not in e.url[len(url.rstrip("/")) :]]
     if not below:
-        single = "is neither a tar nor a folder. For one image, name its folder"
-        what = single if remote.exists(url) else "nothing is there"
-        raise ConfigError(f"input: {url}: {what}.")
+        raise ConfigError(f"input: {url} {_what_is_wrong(url)}.")
     tars = [entry for entry in below if entry.url.lower().endswith(TARS)]
     yield from (_tar(entry.url, entry) for entry in tars)
     others = [entry for entry in below if not entry.url.lower().endswith(TARS)]
     folder = Shard(url, url.rstrip("/"), "folder", sum(e.size for e in others), skip=tuple(sorted(outside)))
     if others and (not tars or any(is_image(folder.path, name) for name, _ in walk(folder))):
         yield folder
+
+
+def _what_is_wrong(url: str) -> str:
+    if not remote.exists(url):
+        return "names nothing that is there"
+    if table_suffix(url) or url.lower().endswith((".npy", ".npz")):
+        return "is a table or holds vectors. Copy it to this machine; the paths in a table may be URLs"
+    return "is neither a tar nor a folder. For one image, name its folder"
 
 
 def _tar(url: str, entry: remote.Entry) -> Shard:

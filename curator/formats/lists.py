@@ -18,19 +18,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curator import remote
 from curator.download import Shelf
 from curator.errors import Cause, Fault
-from curator.formats import tables
+from curator.formats import bucket, tables
 from curator.formats.base import Damage, Member, Sample, Shard, ShardIndex
 from curator.formats.files import opened
 from curator.formats.pieces import cut
 from curator.formats.webdataset import runs
 from curator.ledger import shown
+from curator.remote import is_url
 from curator.signatures import format_of
 from curator.units import readable
 
 KEY_DIGITS = 9
 MAGIC = 32
+FAR = "far"  # where objects behind URLs lie, whatever each is called
 USUAL_SUFFIX = {"JPEG": ".jpg", "TIFF": ".tif"}
 BROKEN = (OSError, ValueError, pa.ArrowException)
 
@@ -64,13 +67,20 @@ class TableReader:
     def read(self, shard: Shard, members: Iterable[Member]) -> Iterator[bytes]:
         """The bytes of each member, in order. OSError where a file has another size by now."""
         rows = Rows(shard)
-        for (place, is_text), some in groupby(members, lambda m: (m.place, m.content is not None)):
-            if is_text:
+        for (place, is_text), some in groupby(members, _where):
+            if place == FAR:
+                yield from bucket.objects(shard.given, ((member.place, member.size) for member in some))
+            elif is_text:
                 yield from (member.content or b"" for member in some)
             elif place:
                 yield from _from_file(shard, place, some)
             else:
                 yield from (rows.image(member) for member in some)
+
+
+def _where(member: Member) -> tuple[str, bool]:
+    """What is read in one go: members of one file, objects behind URLs, texts out of the table."""
+    return FAR if is_url(member.place) else member.place, member.content is not None
 
 
 class Rows:
@@ -147,6 +157,8 @@ def _text(name: bytes, text: str) -> Member:
 
 def _listed(shard: Shard, _: int, table: pa.Table, keys: Sequence[bytes], max_bytes: int) -> Iterator[Member]:
     """The files that a list names."""
+    places = (tables.local(path, shard.root) for path in _texts(table, shard.role("image")) if path)
+    remote.look_at(place for place in dict.fromkeys(places) if is_url(place) and remote.mistake(place) is None)
     for key, path in zip(keys, _texts(table, shard.role("image")), strict=True):
         if not (path or "").strip():
             yield _lacking(key, Cause.NO_IMAGE, "is not there: the row names no image")
@@ -158,6 +170,10 @@ def _file(shard: Shard, key: bytes, path: str, max_bytes: int) -> Member:
     """One file of its own; a fault where it is not there."""
     place = tables.local(path, shard.root)
     name = key + os.path.splitext(place)[1].encode("utf-8", "surrogateescape")
+    if is_url(place):
+        if (entry := remote.seen(place)) is not None:
+            return _member(name, 0, entry.size, max_bytes, place)
+        return _lacking(name, Cause.MISSING_FILE, f"cannot be read: {remote.mistake(place) or f'{place}: not there'}")
     try:
         status = os.stat(place)
         if not stat.S_ISREG(status.st_mode):

@@ -17,6 +17,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from curator import remote
 from curator.errors import ConfigError
 from curator.wording import meant
 
@@ -208,4 +209,5 @@ def is_address(text: str) -> bool:
 
 def local(path: str, root: str) -> str:
     """A list's path as the system opens it: as it stands, or below the place where relative ones begin."""
+    path = remote.local(path)
     return path if "://" in path else os.path.join(root, os.path.expanduser(path))

@@ -23,10 +23,12 @@ def test_a_bucket_that_is_not_there_is_said(pipeline, bucket, shards, tmp_path):
         pipeline(stages(), input=f"{nowhere}/in", output=f"{nowhere}/out", store=f"{nowhere}/st")
     assert len(caught.value.mistakes) == 3
     assert all(f"there is no bucket {nowhere}" in line for line in caught.value.mistakes)
-    with pytest.raises(ConfigError, match="nothing is there"):
+    with pytest.raises(ConfigError, match="names nothing that is there"):
         pipeline(stages(), input=f"{bucket.url}/nothing/*.tar")
-    with pytest.raises(ConfigError, match="nothing is there"):
+    with pytest.raises(ConfigError, match="names nothing that is there"):
         pipeline(stages(), input=f"{bucket.url}/nothing")
+    with pytest.raises(ConfigError, match=r"is a table or holds vectors\. Copy it to this machine"):
+        pipeline(stages(), input=bucket.put("list.parquet", b"PAR1"))
 
 
 def test_a_server_that_does_not_answer_is_said_soon(pipeline, bucket, monkeypatch):

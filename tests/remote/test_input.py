@@ -11,7 +11,7 @@ import pytest
 from curator import ImageWriterStage
 from curator.errors import InputChanged
 from curator.formats.tar import index_tar
-from tests.conftest import make_image, make_samples, make_shard, tree
+from tests.conftest import make_image, make_samples, make_shard, tar_members, tree
 from tests.remote.conftest import stages, tars, without_names
 
 
@@ -42,6 +42,22 @@ def test_a_folder_of_images_in_a_bucket_is_a_shard(pipeline, bucket, tmp_path):
     assert far.ledger["cause"].to_pylist() == [None, None, None, "empty_file"]
     assert tars(tree(tmp_path / "far/shards")) == tars(tree(tmp_path / "near/shards"))
     assert without_names(far.ledger) == without_names(near.ledger)
+
+
+def test_a_list_names_objects_in_a_bucket(pipeline, bucket, tmp_path):
+    """Beside paths on disk; one that is not there, or lies where nothing is read, is a row that says so."""
+    pictures = {f"pictures/{n}.jpg": make_image(n) for n in range(5)}
+    for name, content in pictures.items():
+        bucket.put(name, content)
+    (tmp_path / "near.jpg").write_bytes(make_image(9))
+    paths = [*(f"{bucket.url}/{name}" for name in pictures), "near.jpg", f"{bucket.url}/gone.jpg", "ftp://host/a.jpg"]
+    (tmp_path / "list.csv").write_text("\n".join(["image_path", *paths]))
+    result = pipeline(stages(0), input=tmp_path / "list.csv")
+    assert result.ledger["status"].to_pylist() == ["kept"] * 6 + ["failed"] * 2
+    assert result.ledger["cause"].to_pylist()[6:] == ["missing_file"] * 2
+    assert "ftp:// is not read here" in result.ledger["reason"].to_pylist()[7]
+    written = tar_members(tmp_path / "out/shards/00000.tar")
+    assert [c for name, c in written.items() if name.endswith(".jpg")] == [*pictures.values(), make_image(9)]
 
 
 def test_a_bucket_may_hold_everything_mixed(pipeline, bucket, shards, tmp_path):
