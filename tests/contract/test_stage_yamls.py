@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ def test_a_stages_yaml_has_exactly_its_fields_with_their_defaults(path):
     assert made.name == path.stem
     for name, value in loaded.items():
         default = getattr(made, name)
+        default = asdict(default) if is_dataclass(default) else default
         assert (list(default) if isinstance(default, tuple) else default) == value, name
 
 
@@ -39,7 +41,7 @@ def test_every_key_has_its_meaning_beside_it(path):
     assert lines[0] == f"# @package {path.stem}"
     assert lines[1].startswith("# ")
     for line in lines[2:]:
-        assert re.match(r"_target_: \S+$|\w+: .*\S\s+# \S|\s+# \S", line), line
+        assert re.match(r"_target_: \S+$| *\w+: .*\S\s+# \S|\w+:\s+# \S|\s+# \S", line), line
 
 
 def test_every_stage_has_a_yaml_and_every_yaml_a_stage():
