@@ -56,8 +56,6 @@ DUPLICATE = pa.schema(
 CARRIED = "in_"
 """How the names of columns begin that came along from a table."""
 OUTPUT = pa.schema({"output_shard": pa.string(), "output_key": pa.string()})
-
-
 NAMED = frozenset(name for part in (IDENTITY, VERDICT, FACTS, DUPLICATE, OUTPUT) for name in part.names)
 
 

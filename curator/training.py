@@ -142,8 +142,9 @@ def _shard(name: str, recorded: dict[str, Any] | None) -> Shard:
         if Path(shard.path).exists():
             return shard
     partition: Any = builtin_stage("partition")
+    read: Any = builtin_stage("read")
     try:
-        shards: list[Shard] = partition.list([name])
+        shards: list[Shard] = read.recognise(partition.list([name]))
     except ConfigError as error:
         was = f" The run found it at {recorded['path']}." if recorded is not None else ""
         raise ConfigError(f"{name}: the original is not there any more.{was}") from error

@@ -39,9 +39,11 @@ class Job:
 def uids_in_json(job: Job) -> tuple[int, list[str | None]]:
     """The job's number, and for each row the `uid` of its json member; None where it has none."""
     source = copy.copy(job.source)
-    samples = [(shard, json_of(sample)) for shard, sample in samples_of(source, job.rows)]
+    has_image = job.rows.column("image").is_valid()  # of an input of vectors nothing but vectors is there
+    samples = [(shard, json_of(sample)) for shard, sample in samples_of(source, job.rows.filter(has_image))]
     contents = contents_of(source, ((shard, [member] if member else []) for shard, member in samples))
-    return job.number, [_uid(next(contents)) if member else None for _, member in samples]
+    found = iter([_uid(next(contents)) if member else None for _, member in samples])
+    return job.number, [next(found) if has else None for has in has_image.to_pylist()]
 
 
 def _uid(content: bytes) -> str | None:
