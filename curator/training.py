@@ -28,6 +28,7 @@ from curator.ledger import shown
 from curator.output import RUN, Output
 from curator.phases import inputs
 from curator.phases.inputs import Members
+from curator.settings import Settings
 from curator.store import Store
 
 UNIT = 256  # samples that one worker takes at a time, so that several share a huge shard
@@ -45,6 +46,8 @@ def open(output: str | Path, *, shardshuffle: int | bool = False, seed: int | No
     is shuffled as well, in a buffer of so many. Raises ConfigError where there is nothing to open, InputChanged when
     an original shard turns out to hold another image than was measured.
     """
+    if "://" in str(output):
+        raise ConfigError(f"{output}: is a URL; fetch the output first (its originals may stay where they are).")
     path = Path(output).absolute()
     if path.is_file():
         run = Output(path.parent.parent).run or {}
@@ -139,12 +142,12 @@ def _shard(name: str, recorded: dict[str, Any] | None) -> Shard:
     """The shard where the run found it; else, and for a manifest that stands alone, where its name says."""
     if recorded is not None:
         shard = Shard(**{key: _frozen(value) for key, value in recorded.items()})
-        if Path(shard.path).exists():
+        if "://" in shard.path or Path(shard.path).exists():
             return shard
     partition: Any = builtin_stage("partition")
     read: Any = builtin_stage("read")
     try:
-        shards: list[Shard] = read.recognise(partition.list([name]))
+        shards: list[Shard] = read.recognise(partition.list([name]), Settings().fetched_folder)
     except ConfigError as error:
         was = f" The run found it at {recorded['path']}." if recorded is not None else ""
         raise ConfigError(f"{name}: the original is not there any more.{was}") from error

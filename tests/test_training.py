@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from torch.utils.data import DataLoader
@@ -103,6 +105,22 @@ def test_images_in_folders_and_members_that_lie_apart_are_joined(pipeline, tmp_p
     assert members_of(samples) == expected
 
 
+@pytest.mark.parametrize("kind", ["paths", "images"])
+def test_what_a_table_lists_or_holds_is_read_from_there(pipeline, tmp_path, kind):
+    """The images of a list lie elsewhere, those of a parquet in its rows; caption and json are made of its columns."""
+    pictures = [make_image(n) for n in range(5)]
+    for n, content in enumerate(pictures):
+        (tmp_path / f"{n}.jpg").write_bytes(content)
+    images = {"path": [f"{n}.jpg" for n in range(5)]} if kind == "paths" else {"image": pictures}
+    pq.write_table(pa.table({**images, "caption": list("vwxyz"), "rank": range(5)}), tmp_path / "list.parquet")
+    read = ImageReaderStage(image_column=next(iter(images)))
+    pipeline([SOURCES[0], read, Brightness(score_threshold=0.3), ManifestWriterStage()], input=tmp_path / "list.parquet")
+    samples = loaded(curator.open(tmp_path / "out"), 2)
+    assert sorted((s["jpg"], s["txt"].decode(), json.loads(s["json"])["rank"]) for s in samples) == sorted(
+        zip(pictures, "vwxyz", range(5), strict=True)
+    )
+
+
 def test_one_huge_tar_is_shared_among_workers(pipeline, tmp_path):
     """Not a whole shard to one of them: 600 samples of one tar come from all three."""
     make_shard(tmp_path / "a.tar", {f"{n:04d}.png": make_image(n, (8, 8), "PNG") for n in range(600)})
@@ -187,6 +205,8 @@ def test_what_cannot_be_opened_is_said(decided, tmp_path):
     """A folder without a run, a table that is no manifest, originals that are gone."""
     with pytest.raises(ConfigError, match="holds no finished run"):
         curator.open(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match="is a URL"):
+        curator.open("s3://bucket/out")
     pq.write_table(pq.read_table(tmp_path / "out/manifest/manifest.parquet").select(["key"]), tmp_path / "x.parquet")
     with pytest.raises(ConfigError, match=r"no manifest, which has columns shard and key: it has key"):
         curator.open(tmp_path / "x.parquet")
