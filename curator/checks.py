@@ -141,13 +141,14 @@ def _output(settings: Settings, writes: bool) -> Iterator[str]:
         )
 
 
-def against_what(plan: Plan) -> Iterator[str]:
+def against_what(plan: Plan, settings: Settings) -> Iterator[str]:
     """Earlier results that a stage is to compare with, and that are none."""
     for stage in plan.collections:
         given = getattr(stage, "against", None)
         if given and stage.name in plan.feeds:
             paths = [given] if isinstance(given, str) else given
-            yield from against.mistakes_of(paths, f"{stage.name}.against", plan.space_of(stage))
+            output = settings.output_place if settings.output else None
+            yield from against.mistakes_of(paths, f"{stage.name}.against", plan.space_of(stage), output)
 
 
 def missing_weights(plan: Plan, settings: Settings) -> list[str]:

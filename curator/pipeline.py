@@ -109,7 +109,7 @@ def wired(stages: Sequence[ProcessingStage], settings: Settings) -> Plan:
         plan, mistakes = wire(stages), []
     except ConfigError as error:
         plan, mistakes = None, error.mistakes
-    mistakes = [*mistakes, *mistakes_of(stages, settings), *(against_what(plan) if plan is not None else ())]
+    mistakes = [*mistakes, *mistakes_of(stages, settings), *(against_what(plan, settings) if plan is not None else ())]
     if mistakes or plan is None:
         raise ConfigError(mistakes)
     if not settings.dry_run and (mistakes := missing_weights(plan, settings)):

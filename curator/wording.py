@@ -46,6 +46,7 @@ def _words(fault: Any) -> str:
         "bool_parsing": f"must be true or false, not {given!r}",
         "bool_type": f"must be true or false, not {given!r}",
         "string_type": f"must be text, not {given!r}",
+        "tuple_type": f"must be a list, such as [{given}], not {given!r}",
         "value_error": str(context.get("error", fault["msg"])),
     }
     return words.get(fault["type"], f"{fault['msg']}, not {given!r}")

@@ -356,7 +356,7 @@ def test_against_a_folder_of_vectors_such_as_an_evaluation_sets(pipeline, tmp_pa
     np.save(tmp_path / "test_set/emb.npy", vectors_of(stored.table)[0][[1, 4]])
     stages = [*SOURCES, Tiny(), SemanticDeduplicationStage(against=(str(tmp_path / "test_set"),)), ImageWriterStage()]
     ledger = pipeline(stages, input=tmp_path / "a.tar").ledger.to_pylist()
-    assert [row["duplicate_of_key"] for row in ledger] == [None, "0", None, None, "1", None]
+    assert [row["duplicate_of_key"] for row in ledger] == [None, "000000000", None, None, "000000001", None]
     wrong = SemanticDeduplicationStage(against=str(tmp_path / "store"))
     with pytest.raises(ConfigError, match=r"dedup\.against: .* is neither the output of a run nor a folder of \.npy"):
         pipeline([*SOURCES, Tiny(), wrong], input=tmp_path / "a.tar", output=tmp_path / "x")

@@ -70,8 +70,10 @@ def shape_of(shard: Shard) -> tuple[int, int]:
         return count, len(value or ())
     try:
         rows = _whole(shard.path, shard.role("embedding"), _state(shard.path))
-    except ValueError as error:
-        raise ConfigError(f"input: {shard.given} is no file of vectors: {error}.") from error
+    except (ValueError, EOFError) as error:
+        why = "it is empty" if isinstance(error, EOFError) else str(error)
+        why = "it is no array of numbers" if "pickle" in why else why  # NumPy would tell how to run what is in it
+        raise ConfigError(f"input: {shard.given} is no file of vectors: {why}.") from error
     if rows.ndim != 2 or rows.dtype.kind != "f":
         raise ConfigError(
             f"input: {shard.given} holds {rows.dtype} of shape {rows.shape}; vectors are floats, a row for each image."

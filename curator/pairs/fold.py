@@ -95,8 +95,9 @@ def hash_rows(group: Group) -> None:
 def _check_length(emb_ND: Array, rows: Array, address: str) -> None:
     wide = emb_ND[rows].astype(np.float32)
     lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide))
-    if len(rows) and np.abs(lengths - 1).max() > UNIT_TOLERANCE:
-        wrong = int(np.abs(lengths - 1).argmax())
+    off = ~(np.abs(lengths - 1) <= UNIT_TOLERANCE)  # so that a NaN is off as well
+    if off.any():
+        wrong = int(off.argmax())
         raise ConfigError(
             f"dedup: vectors must have unit length; row {rows[wrong]} of {address[:12]} has {lengths[wrong]:.3f}. "
             "Divide each by its length before they are given to Curator."

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BeforeValidator
 
 from curator.errors import ConfigError
 from curator.stage import Array, Columns
@@ -14,6 +15,8 @@ POLICIES = {"aesthetic": ("aesthetic_score",), "resolution": ("width", "height")
 BY_CELL = {"hard": 1, "easy": -1}
 """By the cosine to the centroid of one's cell: `hard` keeps who lies far out, `easy` who lies near it."""
 
+Policies = Annotated[tuple[str, ...] | None, BeforeValidator(lambda one: (one,) if isinstance(one, str) else one)]
+"""One policy, or a list of them in order; None for the usual ones."""
 CENTROID = "centroid_cosine"
 TEXTS = ("caption", "format", "image", "notes", "content_hash")
 USUAL = ("aesthetic", "resolution", "bytes")

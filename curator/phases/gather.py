@@ -97,7 +97,7 @@ def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, log: 
     feed = plan.feeds[stage.name]
     inputs = [address.measurement(plan.keys[feed], content) for content in census.contents]
     own = sorted(set(inputs))
-    before = _earlier(plan, stage)
+    before = _earlier(plan, stage, _columns(store, feed, own))
     distinct = sorted({*own, *before.pieces})
     collection = address.found("collection", distinct)
     shelf, place = shelf_of(plan, stage), address.found(plan.keys[stage.name], distinct)
@@ -130,13 +130,22 @@ def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, log: 
     return Found(table, *_places(census, inputs, distinct), compared, outside, tuple(sorted(before.pieces)))
 
 
-def _earlier(plan: Plan, stage: Any) -> Earlier:
+def _columns(store: Store, feed: str, addresses: Sequence[str]) -> int | None:
+    """The columns of the vectors at some addresses; None where there are none."""
+    for at in addresses:
+        stored = store.get(feed, at)
+        if stored is not None and stored.table.column("embedding").null_count < stored.table.num_rows:
+            return int(stored.table.column("embedding").type.list_size)
+    return None
+
+
+def _earlier(plan: Plan, stage: Any, width: int | None) -> Earlier:
     """What was kept before, where the stage is told to compare with it."""
     given = getattr(stage, "against", None)
     if not given:
         return Earlier()
     space = plan.space_of(stage)
-    return earlier([given] if isinstance(given, str) else given, f"{stage.name}.against", space)
+    return earlier([given] if isinstance(given, str) else given, f"{stage.name}.against", space, width)
 
 
 def _vectors(store: Store, feed: str, distinct: Sequence[str], desk: Desk, before: Earlier, known: Known | None) -> Any:

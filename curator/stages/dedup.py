@@ -10,7 +10,7 @@ from pydantic import model_validator
 
 from curator.pairs.crowd import Crowd
 from curator.pairs.found import CROWDED, Found, place
-from curator.pairs.ranking import CENTROID, check_policy, ranked_by
+from curator.pairs.ranking import CENTROID, Policies, check_policy, ranked_by
 from curator.pairs.representatives import Pairs, keep_representatives, named
 from curator.pairs.semdedup import in_cell
 from curator.pairs.standing import Standing, at
@@ -39,7 +39,7 @@ class SemanticDeduplicationStage(ProcessingStage):
 
     similarity_threshold: float = decides(0.95, gt=0, le=1)
     similarity_floor: float = measures(0.9, gt=0, le=1)
-    keep: tuple[str, ...] | None = decides(None)
+    keep: Policies = decides(None)
     rule: Literal["representatives", "semdedup"] = decides("representatives")
     recall: float = measures(1.0, gt=0.5, le=1)
     n_clusters: int | None = measures(None, ge=1)

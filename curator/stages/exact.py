@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import model_validator
 
-from curator.pairs.ranking import check_policy, ranked_by, ranks
+from curator.pairs.ranking import Policies, check_policy, ranked_by, ranks
 from curator.stage import (
     Array,
     Choice,
@@ -44,7 +44,7 @@ class ExactDeduplicationStage(ProcessingStage):
     gives: ClassVar[tuple[str, ...]] = ("pixel_hash",)
 
     by: Literal["content", "pixels"] = measures("content")
-    keep: tuple[str, ...] | None = decides(None)
+    keep: Policies = decides(None)
 
     @model_validator(mode="after")
     def _possible(self) -> ExactDeduplicationStage:
