@@ -83,10 +83,10 @@ def test_a_path_that_leads_nowhere_says_so(compared, tmp_path):
     (tmp_path / "photos_old").mkdir()
     with pytest.raises(ConfigError, match=r"there is no such folder\. Did you mean photos_old\?"):
         compared(tmp_path / "photos_odl")
-    with pytest.raises(ConfigError, match="is neither the output of a run nor a folder"):
+    with pytest.raises(ConfigError, match="is neither the output of a run, nor a store, nor a folder"):
         compared(tmp_path / "photos_old")
     compared(_vectors(tmp_path))
-    with pytest.raises(ConfigError, match="is a store; name the output of a run over it"):
+    with pytest.raises(ConfigError, match="has no other vectors that read made with these settings"):
         compared(tmp_path / "store")
 
 
@@ -102,3 +102,15 @@ def test_one_policy_is_as_good_as_a_list():
     assert ExactDeduplicationStage(keep="bytes asc").keep == ("bytes asc",)
     with pytest.raises(ConfigError, match=r"dedup\.keep: must be a list, such as \[3\], not 3"):
         SemanticDeduplicationStage(keep=3)
+
+
+def test_a_store_is_compared_with_as_a_whole_but_for_what_is_compared(pipeline, tmp_path):
+    """Whatever was measured there by the same stage: who was kept, a store does not know."""
+    rows = unit(60)
+    np.save(tmp_path / "old.npy", rows[:30])
+    np.save(tmp_path / "new.npy", np.concatenate([rows[28:30], rows[30:]]))
+    pipeline([*SOURCES, SemanticDeduplicationStage()], input=tmp_path / "old.npy")
+    stage = SemanticDeduplicationStage(against=str(tmp_path / "store"))
+    ledger = pipeline([*SOURCES, stage], input=tmp_path / "new.npy", output=tmp_path / "new").ledger.to_pylist()
+    assert [row["status"] for row in ledger] == ["dropped"] * 2 + ["kept"] * 30
+    assert (ledger[0]["duplicate_of_shard"], ledger[0]["duplicate_of_key"]) == (str(tmp_path / "old.npy"), "28")

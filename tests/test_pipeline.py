@@ -358,7 +358,7 @@ def test_against_a_folder_of_vectors_such_as_an_evaluation_sets(pipeline, tmp_pa
     ledger = pipeline(stages, input=tmp_path / "a.tar").ledger.to_pylist()
     assert [row["duplicate_of_key"] for row in ledger] == [None, "000000000", None, None, "000000001", None]
     wrong = SemanticDeduplicationStage(against=str(tmp_path / "store"))
-    with pytest.raises(ConfigError, match=r"dedup\.against: .* is a store; name the output of a run over it"):
+    with pytest.raises(ConfigError, match=r"dedup\.against: .* has no other vectors"):
         pipeline([*SOURCES, Tiny(), wrong], input=tmp_path / "a.tar", output=tmp_path / "x")
 
 

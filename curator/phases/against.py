@@ -21,6 +21,7 @@ from curator import address, ledger
 from curator.errors import ConfigError
 from curator.formats import vectors
 from curator.formats.base import Shard
+from curator.phases import inputs
 from curator.phases.columns import unit_float16
 from curator.remote import is_url
 from curator.stage import Array, Mask
@@ -99,18 +100,26 @@ class Earlier:
         )  # fmt: skip
 
 
-def earlier(paths: Sequence[str], where: str, space: str, width: int | None) -> Earlier:
-    """What was kept at each path. Raises ConfigError, `where` being the setting, for what holds no such vectors.
+@dataclass(frozen=True)
+class These:
+    """The vectors that are compared with what was kept before: what they are, and where they lie."""
 
-    `width`: the columns of the vectors that are compared with these, where there are any.
-    """
+    space: str
+    stage: str  # that embedded them
+    key: str  # its key, the same in every store
+    addresses: Sequence[str]
+    width: int | None  # their columns, where there are any
+
+
+def earlier(paths: Sequence[str], where: str, these: These) -> Earlier:
+    """What was kept at each path. Raises ConfigError, `where` being the setting, for what holds no such vectors."""
     pieces: dict[str, Outside] = {}
     for path in paths:
-        for piece in _pieces(path, where, space):
-            if width is not None and piece.width not in (None, width):
+        for piece in _pieces(path, where, these):
+            if these.width is not None and piece.width not in (None, these.width):
                 raise ConfigError(
-                    f"{where}: {piece.told} has vectors of {piece.width} columns, and these have {width}: another "
-                    "model's."
+                    f"{where}: {piece.told} has vectors of {piece.width} columns, and these have {these.width}: "
+                    "another model's."
                 )
             if len(piece.rows):
                 pieces[piece.name] = piece
@@ -139,8 +148,8 @@ def mistakes_of(paths: Sequence[str], where: str, space: str, output: Path | str
     return lines
 
 
-def _kind(given: str, where: str, space: str) -> dict[str, Any] | list[tuple[str, str]]:
-    """The run.json of an output; or files of vectors, each with the table beside it."""
+def _kind(given: str, where: str, space: str) -> dict[str, Any] | list[tuple[str, str]] | Store:
+    """The run.json of an output; or files of vectors, each with the table beside it; or a store."""
     if is_url(given):
         raise ConfigError(f"{where}: {given} is a URL; what was kept before is read from a folder. Copy it here first.")
     path = Path(given)
@@ -157,10 +166,11 @@ def _kind(given: str, where: str, space: str) -> dict[str, Any] | list[tuple[str
         return [(given, vectors.beside_of(given))]
     if path.is_dir() and (files := vectors.files_of(given) or [(str(p), "") for p in sorted(path.glob("**/*.npy"))]):
         return files
-    what = "a store; name the output of a run over it" if (path / "FORMAT").is_file() else (
-        "neither the output of a run nor a folder of .npy or .npz files with vectors"
-    )  # fmt: skip
-    raise ConfigError(f"{where}: {given} is {what}.")
+    if (path / "FORMAT").is_file():
+        return Store(path)
+    raise ConfigError(
+        f"{where}: {given} is neither the output of a run, nor a store, nor a folder of .npy or .npz files."
+    )
 
 
 def _shard(file: tuple[str, str]) -> Shard:
@@ -178,12 +188,39 @@ def _width(shard: Shard, where: str) -> int:
         raise ConfigError(f"{where}: {shard.given} cannot be read: {error}.") from error
 
 
-def _pieces(given: str, where: str, space: str) -> Iterator[Outside]:
-    found = _kind(given, where, space)
+def _pieces(given: str, where: str, these: These) -> Iterator[Outside]:
+    found = _kind(given, where, these.space)
     if isinstance(found, list):
         yield from (_of_file(_shard(file), where) for file in found)
+    elif isinstance(found, Store):
+        yield from _of_store(given, found, where, these)
     else:
-        yield from _of_run(Path(given), found, where, space)
+        yield from _of_run(Path(given), found, where, these.space)
+
+
+def _of_store(given: str, store: Store, where: str, these: These) -> Iterator[Outside]:
+    """Every vector that a store has of the same stage, but for those that are compared with it: nobody knows there
+    what was kept."""
+    held, seen = StoredVectors(store, these.stage, ()), set(these.addresses)
+    found = False
+    for known in inputs.all_known(store):
+        for number, content in enumerate(known.contents):
+            at = address.measurement(these.key, str(content))
+            stored = store.get(these.stage, at) if at not in seen else None
+            seen.add(at)
+            found |= stored is not None
+            if stored is None:
+                continue
+            _, has = vectors_of(stored.table)
+            rows = np.flatnonzero(has)
+            first, _ = known.bounds(number)
+            keys = [known.keys.get(first + row, str(first + row)) for row in rows.tolist()]
+            width = stored.table.column("embedding").type.list_size if len(rows) else None
+            yield Outside(held, at, rows, [known.path] * len(rows), keys, given, width)
+    if not found:
+        raise ConfigError(
+            f"{where}: the store {given} has no other vectors that {these.stage} made with these settings."
+        )
 
 
 def _of_file(shard: Shard, where: str) -> Outside:

@@ -17,7 +17,7 @@ from curator.custom import identity_of
 from curator.desk import Desk
 from curator.pairs.found import NOTHING
 from curator.pairs.known import Known
-from curator.phases.against import Earlier, Joined, earlier
+from curator.phases.against import Earlier, Joined, These, earlier
 from curator.phases.columns import READ_SCHEMA, Found, Samples, carried_columns
 from curator.phases.measure import Census
 from curator.stage import Array, Each, ProcessingStage, Role
@@ -97,7 +97,8 @@ def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, log: 
     feed = plan.feeds[stage.name]
     inputs = [address.measurement(plan.keys[feed], content) for content in census.contents]
     own = sorted(set(inputs))
-    before = _earlier(plan, stage, _columns(store, feed, own))
+    these = These(plan.space_of(stage), feed, plan.keys[feed], own, _columns(store, feed, own))
+    before = _earlier(stage, these)
     distinct = sorted({*own, *before.pieces})
     collection = address.found("collection", distinct)
     shelf, place = shelf_of(plan, stage), address.found(plan.keys[stage.name], distinct)
@@ -139,13 +140,12 @@ def _columns(store: Store, feed: str, addresses: Sequence[str]) -> int | None:
     return None
 
 
-def _earlier(plan: Plan, stage: Any, width: int | None) -> Earlier:
+def _earlier(stage: Any, these: These) -> Earlier:
     """What was kept before, where the stage is told to compare with it."""
     given = getattr(stage, "against", None)
     if not given:
         return Earlier()
-    space = plan.space_of(stage)
-    return earlier([given] if isinstance(given, str) else given, f"{stage.name}.against", space, width)
+    return earlier([given] if isinstance(given, str) else given, f"{stage.name}.against", these)
 
 
 def _vectors(store: Store, feed: str, distinct: Sequence[str], desk: Desk, before: Earlier, known: Known | None) -> Any:

@@ -7,7 +7,8 @@ The record of a shard is a cache in the store, found by the file's absolute path
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow as pa
 from curator.errors import Cause
 from curator.formats import reader_of
 from curator.formats.base import Damage, Member, Sample, Shard, ShardIndex
+from curator.ledger import shown
 from curator.store import Object, Store
 
 FOLDER = "inputs"
@@ -84,6 +86,35 @@ def _known(stored: Object, shard: Shard) -> Known:
         passed_over=header["passed_over"],
         reader=header["reader"],
     )
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a store remembers of one input file, whoever asks: its path, the contents of its pieces, its keys."""
+
+    path: str
+    samples: int
+    starts: Sequence[int]
+    contents: Sequence[str | None]
+    keys: dict[int, str]  # by sample
+
+    def bounds(self, piece: int) -> tuple[int, int]:
+        """First sample of a piece, and the one behind its last."""
+        return self.starts[piece], [*self.starts[1:], self.samples][piece]
+
+
+def all_known(store: Store) -> Iterator[Listed]:
+    """Everything that a store on disk remembers of input files, in the order of their paths."""
+    found = []
+    for shelf in sorted(os.listdir(store.root / FOLDER)) if (store.root / FOLDER).is_dir() else ():
+        for name in store.shelf(FOLDER, shelf):
+            stored = store.get(FOLDER, name)
+            if stored is not None:
+                samples, keys = (stored.table.column(name).to_pylist() for name in ("sample", "key"))
+                named = {sample: shown(key) for sample, key in zip(samples, keys, strict=True)}
+                h = stored.header
+                found.append(Listed(h["path"], h["samples"], h["starts"], h["contents"], named))
+    yield from sorted(found, key=lambda listed: listed.path)
 
 
 def look(store: Store, read: Any, shard: Shard, reader: str) -> Known:
