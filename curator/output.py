@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -117,7 +118,7 @@ class Output:
         parts = sorted(name for name in os.listdir(self.next) if name != RUN)
         run = {**run, "parts": parts, "replaces": before.get("parts", []), "files": listing(sizes(self.next, parts))}
         sync_folder(self.next)
-        commit_bytes(self.next / RUN, json.dumps(run, indent=2, ensure_ascii=False).encode() + b"\n")
+        commit_bytes(self.next / RUN, _json(run))
         self._replace()
 
     def _replace(self) -> None:
@@ -161,6 +162,12 @@ def listing(files: Mapping[str, int]) -> str:
     """SHA-256 over names and sizes."""
     lines = sorted(f"{name} {size}\n" for name, size in files.items())
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _json(run: Mapping[str, Any]) -> bytes:
+    """As a person reads it; bytes of a path that are no UTF-8 are escaped, so that they come back as they were."""
+    text = json.dumps(run, indent=2, ensure_ascii=False)
+    return re.sub("[\ud800-\udfff]", lambda sign: f"\\u{ord(sign[0]):04x}", text).encode() + b"\n"
 
 
 @contextmanager
