@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from curator.commit import explained
 from curator.compose import CONF, composed, hydra_files, job_from, show_info, without_hydra
 from curator.errors import ConfigError, CuratorError
+from curator.progress import Progress
 from curator.quoting import prepared
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if told is None:
             raise
         for line in told[1].splitlines():
-            print(f"curate: {line}", file=sys.stderr)
+            Progress.say(f"curate: {line}")
         return told[0]
 
 

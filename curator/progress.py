@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
-import shutil
 import sys
 import textwrap
 import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -64,7 +65,7 @@ class Progress:
     def note(self, line: str) -> None:
         """One line above the bar."""
         if self.bar is not None:
-            self.bar.console.print(line, markup=False, emoji=False, soft_wrap=True)
+            self.bar.console.print(folded(line, sys.stderr), markup=False, emoji=False, soft_wrap=True)
         else:
             self.say(line)
 
@@ -82,19 +83,33 @@ class Progress:
     @staticmethod
     def say(line: str) -> None:
         """One line on stderr, when no bar is up."""
-        print(line, file=sys.stderr, flush=True)
+        print(folded(line, sys.stderr), file=sys.stderr, flush=True)
 
 
 def terminal_width() -> int | None:
     """Columns of the terminal that stdout goes to (or that COLUMNS names); None for a file or a pipe."""
     if not sys.stdout.isatty() and not os.environ.get("COLUMNS"):
         return None
-    return shutil.get_terminal_size((WIDEST, 24)).columns
+    return _columns(sys.stdout)
 
 
-def folded(text: str) -> str:
-    """A text whose lines fit the terminal, broken between words; as it is where there is none."""
-    width = terminal_width()
+def _columns(stream: TextIO) -> int:
+    """As COLUMNS says, or the terminal itself: only one of stdout and stderr may go to it."""
+    named = os.environ.get("COLUMNS", "")
+    if named.isdecimal() and int(named):
+        return int(named)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or WIDEST
+    except OSError:
+        return WIDEST
+
+
+def folded(text: str, stream: TextIO | None = None) -> str:
+    """A text whose lines fit the terminal, broken between words; as it is where there is none.
+
+    For stdout, or for another stream: then only a terminal counts, whatever COLUMNS says.
+    """
+    width = terminal_width() if stream is None else _columns(stream) if stream.isatty() else None
     if width is None:
         return text
     lines = [
@@ -130,7 +145,6 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         drawn.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
         drawn.add_row(*row)
-    console = Console(width=width, highlight=False, no_color=True, markup=False, emoji=False)
-    with console.capture() as captured:
-        console.print(drawn)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+    text = io.StringIO()  # and no terminal: codes for bold letters would be counted as letters, and logged
+    Console(file=text, force_terminal=False, width=width, markup=False, emoji=False, highlight=False).print(drawn)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())

@@ -8,7 +8,6 @@ import hashlib
 import io
 import re
 import shlex
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -74,7 +73,7 @@ class Sweep:
             if told is None or isinstance(error, KeyboardInterrupt):
                 raise
             for line in row.error.splitlines():
-                print(f"curate: {row.folder}: {line}", file=sys.stderr)
+                Progress.say(f"curate: {row.folder}: {line}")
 
     def _run(self, row: Row, job: Job, files: dict[str, str]) -> None:
         from curator.pipeline import Pipeline

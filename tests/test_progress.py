@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 
 from curator import progress
 from curator.progress import Progress, readable_seconds, table
@@ -24,10 +27,24 @@ with Progress(100, "measuring [a]") as shown:
 """
 
 
+TOLD = """\
+import sys
+from curator.cli import main
+from curator.progress import Progress, folded, table
+print(folded(table("", ["stage", "in", "kept", "dropped", "failed", "seconds"], [["aesthetic", *["1,234"] * 5]])))
+Progress.say(" ".join(["words"] * 20) + " /a/path/" + "long" * 20)
+with Progress(10, "measuring") as shown:
+    shown.note(" ".join(["noted"] * 20))
+main(["stages=[partition,read]", "input=" + "nowhere/" * 9 + "a.tar", "output=out", "max_failed=2"])
+"""
+
+
 def on_a_terminal(code: str, **environment: str) -> str:
     """What a process shows on a real pseudo-terminal of 80 columns."""
     ours, theirs = pty.openpty()
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "80", **environment}
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **environment}
+    env.pop("COLUMNS", None)
     run = subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=theirs, env=env)
     os.close(theirs)
     said = b""
@@ -114,6 +131,27 @@ def test_a_table_fits_the_terminal(monkeypatch):
         lines = table("", ["key", "images"], rows).splitlines()
         assert max(map(len, lines)) <= widest
         assert sum(line.count("x") for line in lines) == 150
+
+
+def test_on_a_terminal_nothing_breaks_inside_a_word_and_a_narrow_table_not_at_all():
+    """Letters are counted and no codes for bold ones; lines on stderr are folded as those on stdout; a path is whole."""
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", on_a_terminal(TOLD)))
+    assert lines[:2] == [
+        "stage         in   kept  dropped  failed  seconds", "aesthetic  1,234  1,234    1,234   1,234    1,234"
+    ]  # fmt: skip
+    for line in lines:
+        assert len(line) <= 80 or " " not in line.strip(), line
+    words = " ".join(lines).split()
+    assert (words.count("words"), words.count("noted")) == (20, 20)
+    assert "/a/path/" + "long" * 20 in words
+    assert "nowhere/" * 9 + "a.tar:" in words
+    assert words.count("curate:") == 2
+
+
+def test_a_table_has_no_codes_where_colours_are_forced(monkeypatch):
+    """It goes into the log as well."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b" not in table("", ["stage", "in"], [["read", "1"]])
 
 
 def test_seconds_as_people_say_them():

@@ -14,6 +14,7 @@ from curator.cache import cache_folder
 from curator.errors import ConfigError, CuratorError, WeightsError
 from curator.models.published import PUBLISHED, Published
 from curator.models.weights import by_hand, candidates, fingerprint, refreshed, usual_folders, whose
+from curator.progress import Progress
 
 DESCRIPTION = """\
 The published weights that Curator knows: list them, fetch them, check them.
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return verb(chosen, folder)
     except CuratorError as error:
         for line in str(error).splitlines():
-            print(f"curate-models: {line}", file=sys.stderr)
+            Progress.say(f"curate-models: {line}")
         return error.exit_code
 
 

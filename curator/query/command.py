@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from curator.errors import ConfigError, CuratorError
+from curator.progress import Progress
 from curator.query.pictures import Pictures, Thumbnail, thumbnail
 from curator.query.places import Opened
 from curator.query.search import Question, asked, found
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except CuratorError as error:
         for line in str(error).splitlines():
-            print(f"curate-search: {line}", file=sys.stderr)
+            Progress.say(f"curate-search: {line}")
         return error.exit_code
 
 
