@@ -8,12 +8,11 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -24,31 +23,50 @@ from curator.stage import Array, Each
 from curator.store import Object, Store
 
 FOLDER = "scratch"
-EVERY_S = 10.0  # between two lines of a step
 
 
-def _silent(_: str) -> None:
+def _silent(_: object) -> None:
     """A worker's desk says nothing."""
+
+
+class Watcher(Protocol):
+    """Who is told how far a step is: the runner's `voice.Voice`."""
+
+    def begin(self, total: int, label: str, *, counted: bool) -> Callable[[dict[str, int]], None]:
+        """`total` of any unit is to be done; what it returns takes counts of `done`."""
+
+    def end(self) -> None:
+        """All of it was."""
 
 
 @dataclass(frozen=True)
 class Desk:
-    """One computation's place in the store. Pickles as a description; `say` stays with the runner."""
+    """One computation's place in the store. Pickles as a description; `say` and `watcher` stay with the runner."""
 
     store: Store
     name: str
     say: Callable[[str], None] = field(default=_silent, compare=False)
+    watcher: Watcher | None = field(default=None, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"store": self.store, "name": self.name, "say": _silent}
 
-    def go(self, each: Each, fn: Callable[[Any], None], items: Sequence[Any]) -> None:
-        """Do a step's tasks, each of which lays down what it finds; a line now and then says how far it is."""
-        spoken = time.monotonic()
-        for done, _ in enumerate(each(fn, items), 1):
-            if time.monotonic() - spoken >= EVERY_S:
-                spoken = time.monotonic()
-                self.say(f"{fn.__name__.replace('_', ' ')}: {done:,} of {len(items):,} tasks")
+    def go(
+        self, each: Each, fn: Callable[[Any], None], items: Sequence[Any], doing: str, work: int | None = None
+    ) -> None:
+        """Do a step's tasks, each of which lays down what it finds; whoever watches sees how far it is.
+
+        `doing` is what a person reads. `work`: how much the tasks will report as done while they are at it; without,
+        each counts when it is through.
+        """
+        advance = self.watcher.begin(work or len(items), doing, counted=False) if self.watcher and items else _silent
+        try:
+            for _ in each(fn, items):
+                if work is None:
+                    advance({"done": 1})
+        finally:
+            if self.watcher:
+                self.watcher.end()
 
     @property
     def folder(self) -> Path:

@@ -205,7 +205,7 @@ class Run:
                 rows = gather(self.plan, self.store, census)
                 find_in = (self.plan, self.store, census)
                 finders = [s for s in self.plan.collections if s.has("find")]
-                found = {s.name: find(*find_in, s, self._each, self.voice.say) for s in finders}
+                found = {s.name: find(*find_in, s, self._each, self.voice) for s in finders}
                 census.damaged = damaged + self._told_damaged([])
                 return census, rows, found
             except Missing as missing:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
@@ -24,10 +24,13 @@ WIDEST = 100
 
 
 class Progress:
-    """How far along `total` images are: images/s, time to go, failures. To stderr, so that results can be piped."""
+    """How far along `total` images are: images/s, time to go, failures. To stderr, so that results can be piped.
 
-    def __init__(self, total: int, label: str) -> None:
-        self.total, self.label = total, label
+    Not `counted`: `total` is of work that nobody counts, and shown is the share that is done; of that nothing stays.
+    """
+
+    def __init__(self, total: int, label: str, counted: bool = True) -> None:
+        self.total, self.label, self.counted = total, label, counted
         self.done = self.failed = 0
         self.begin = self.spoken = time.monotonic()
         self.console = Console(stderr=True, highlight=False)
@@ -36,7 +39,8 @@ class Progress:
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
             columns = (
-                TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), MofNCompleteColumn(),
+                TextColumn("{task.description}", markup=False), BarColumn(bar_width=None),
+                MofNCompleteColumn() if self.counted else TaskProgressColumn(),
                 TextColumn("{task.fields[rate]}", markup=False), TimeElapsedColumn(),
             )  # fmt: skip
             self.bar = Bar(*columns, console=self.console, transient=True)
@@ -50,7 +54,8 @@ class Progress:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
-        self.say(self._line())
+        if self.counted:
+            self.say(self._line())
 
     def update(self, done: int = 0, failed: int = 0) -> None:
         """So many more images are through; so many of them failed."""
@@ -72,12 +77,14 @@ class Progress:
     def _rate(self) -> str:
         seconds = max(time.monotonic() - self.begin, 1e-6)
         rate = self.done / seconds
-        failed = f", {self.failed:,} failed" if self.failed else ""
-        if self.done >= self.total or not rate:
-            return f"{rate:,.1f} images/s{failed}"
-        return f"{rate:,.1f} images/s, {readable_seconds((self.total - self.done) / rate)} to go{failed}"
+        to_go = "" if self.done >= self.total or not rate else readable_seconds((self.total - self.done) / rate)
+        speed = f"{rate:,.1f} images/s" if self.counted else ""
+        failed = f"{self.failed:,} failed" if self.failed else ""
+        return ", ".join(filter(None, (speed, f"{to_go} to go" if to_go else "", failed)))
 
     def _line(self) -> str:
+        if not self.counted:
+            return ", ".join(filter(None, (f"{self.label}: {min(self.done / self.total, 1):.0%} done", self._rate())))
         return f"{self.label}: {min(self.done, self.total):,} of {self.total:,} images, {self._rate()}"
 
     @staticmethod

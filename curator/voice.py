@@ -33,13 +33,22 @@ class Voice:
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         self.lines += [f"{now} {line}".rstrip() for line in text.splitlines()]
 
-    def begin(self, total: int, label: str = "measuring") -> Callable[[dict[str, int]], None]:
-        """Show how `total` images are measured, or fetched; what it returns takes counts of `done` and `failed`."""
-        if self.quiet or not total:
-            return lambda _: None
-        progress = self._progress = Progress(total, label)
-        progress.__enter__()
-        return lambda counts: progress.update(**{k: v for k, v in counts.items() if k in ("done", "failed")})
+    def begin(
+        self, total: int, label: str = "measuring", *, counted: bool = True
+    ) -> Callable[[dict[str, int]], None]:
+        """Show how `total` images are measured, or fetched; what it returns takes counts of `done` and `failed`.
+
+        Not `counted`: how large a share of a step's work is done.
+        """
+        if not self.quiet and total:
+            self._progress = Progress(total, label, counted)
+            self._progress.__enter__()
+        return self.heard
+
+    def heard(self, counts: dict[str, int]) -> None:
+        """What is under way is further by so much; nothing where nothing is."""
+        if self._progress is not None:
+            self._progress.update(**{k: v for k, v in counts.items() if k in ("done", "failed")})
 
     def end(self) -> None:
         """The bar goes, its last line stays."""

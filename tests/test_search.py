@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,14 +16,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curator import here, progress
 from curator.cluster import Cluster, ClusterSettings
 from curator.desk import Desk
 from curator.errors import ConfigError
 from curator.pairs.bounds import FullProducts, as_tensor, candidates, directions_of, leads_of, least_product
 from curator.pairs.exact import cosines
 from curator.pairs.found import CELL, CROWDED, NEAR, Found
+from curator.pairs.known import Known
 from curator.stages.dedup import SemanticDeduplicationStage
 from curator.store import Store, StoredVectors, vectors_column
+from curator.voice import Voice
 from tests.conftest import ROOT
 
 
@@ -233,6 +237,71 @@ def test_less_than_all_pairs_is_a_subset_and_its_measured_recall_is_told(tmp_pat
     assert 0.88 <= share < 1
     measured = float(next(line for line in lines if "recall" in line).split()[2].rstrip(","))
     assert measured == pytest.approx(share, abs=0.03)
+
+
+@pytest.mark.parametrize("new", [40, 3000])
+def test_of_a_collection_that_grew_recall_is_measured_on_pairs_with_a_new_image(tmp_path, new):
+    """Those among old ones are taken over, and nobody looks for them: they were counted as missed once."""
+    emb = unit(np.random.default_rng(1).normal(size=(6000, 8)))
+    stage = SemanticDeduplicationStage(n_clusters=60, recall=0.9, similarity_floor=0.95)
+    lines: list[str] = []
+    vectors = stored(tmp_path / "store", emb)
+    old = vectors.addresses[: (6000 - new) // 50]
+    before = stage.find(StoredVectors(vectors.store, "embed", old, Desk(vectors.store, "old")), map)
+    desk = Desk(vectors.store, "grown", lines.append)
+    grown = StoredVectors(vectors.store, "embed", vectors.addresses, desk, Known(before, old))
+    found = {pair for pair in pairs_of(stage.find(grown, map)) if pair[1] >= 6000 - new}
+    truth = {pair for pair in truth_of(emb, 0.95) if pair[1] >= 6000 - new}
+    assert found <= truth
+    line = next(line for line in lines if "recall" in line)
+    assert float(line.split()[2].rstrip(",")) == pytest.approx(len(found) / len(truth), abs=0.04)
+    assert len(found) / len(truth) > 0.86
+
+
+def test_recall_of_crowds_counts_pairs_that_are_walked(tmp_path):
+    """They are not stored, and found all the same when deciding."""
+    rng = np.random.default_rng(0)
+    emb = unit(rng.normal(size=(1, 32)) + 0.04 * rng.normal(size=(600, 32)))
+    lines: list[str] = []
+    vectors = stored(tmp_path / "store", emb)
+    told = StoredVectors(vectors.store, "embed", vectors.addresses, Desk(vectors.store, "desk", lines.append))
+    SemanticDeduplicationStage(n_clusters=4, recall=0.999, max_pairs_per_row=5).find(told, map)
+    assert any("recall 1.0000, measured on" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"n_clusters": 40, "recall": 0.9, "similarity_floor": 0.9999, "similarity_threshold": 1},
+         "recall was not measured, for a sample has too few near pairs to be looked for; none was left out"),
+        ({"recall": 0.9}, "recall=0.9 saves nothing here: without cells every pair is found"),
+        ({"n_clusters": 1000}, "300 k-means cells (n_clusters=1000 is more than there are different images), about"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_has_no_effect_is_told(tmp_path, settings, said):
+    """Nobody is left to believe that it did something."""
+    lines: list[str] = []
+    vectors = stored(tmp_path / "store", unit(np.random.default_rng(0).normal(size=(300, 32))))
+    told = StoredVectors(vectors.store, "embed", vectors.addresses, Desk(vectors.store, "desk", lines.append))
+    SemanticDeduplicationStage(**settings).find(told, map)
+    assert any(said in line for line in lines), lines
+
+
+def test_how_far_a_long_search_is_shows_while_a_task_is_at_it(tmp_path, monkeypatch, capsys):
+    """One task compares tens of thousands of images: it says in between how much of its work is done."""
+    monkeypatch.setattr(progress, "EVERY_S", 0.0)
+    monkeypatch.setattr(here, "REPORT_EVERY_S", 0.0)
+    voice = Voice()
+    monkeypatch.setattr(here._here, "listener", voice.heard)
+    vectors = stored(tmp_path / "store", clustered(0, 3000))
+    desk = Desk(vectors.store, "desk", voice.say, voice)
+    watched = StoredVectors(vectors.store, "embed", vectors.addresses, desk)
+    SemanticDeduplicationStage(block_rows=512, n_clusters=20).find(watched, map)
+    shares = [int(s) for s in re.findall(r"^dedup: comparing: (\d+)% done", capsys.readouterr().err, re.MULTILINE)]
+    assert len(shares) >= 6
+    assert shares == sorted(shares)
+    assert shares[0] < 50
+    assert shares[-1] == 100
 
 
 def cells_and_truth(tmp_path, emb, floor=0.9, cells=8):

@@ -56,12 +56,23 @@ class Cells:
         sizes = np.diff(self.start)
         return np.concatenate([[0], np.cumsum((sizes + 7) // 8)])
 
+    def is_new(self, positions: Array) -> Array:
+        """(P,) True where a position's row was not searched before: known ones come first in their cell."""
+        cell = np.searchsorted(self.start, positions, "right") - 1
+        new: Array = positions >= self.start[cell] + self.old[cell]
+        return new
+
+    @cached_property
+    def old(self) -> Array:
+        """(K,) int64: how many rows of each cell were searched before."""
+        return self.layout.desk.take_array("old")
+
     def visits(self, writable: bool = False) -> Array:
         """(K, bytes) uint8: row k has a bit for every row of the layout that must look at cell k."""
         return self.layout.desk.array("visits", (self.count, int(self.bits[-1])), np.uint8, writable)
 
     def __getstate__(self) -> dict[str, object]:
-        return {n: v for n, v in self.__dict__.items() if n not in ("start", "bits")}
+        return {n: v for n, v in self.__dict__.items() if n not in ("start", "bits", "old")}
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,8 @@ class Some:
 def with_margins(cells: Cells, each: Each) -> None:
     """Lay down the least margin of each cell's rows towards every centroid: (K, K) float32."""
     desk, groups = cells.layout.desk, _groups(cells)
-    desk.go(each, measure_margins, [g for g in groups if not desk.has(f"margins-{g.first}")])
+    todo = [g for g in groups if not desk.has(f"margins-{g.first}")]
+    desk.go(each, measure_margins, todo, "dedup: measuring how far cells reach")
     if not desk.has("margins"):
         desk.put_array("margins", np.concatenate([desk.take_array(f"margins-{g.first}") for g in groups]))
 
@@ -85,7 +97,8 @@ def directed(cells: Cells, each: Each) -> tuple[Array, Array]:
     """(K, K) True where the rows of cell i look at cell j, and (K,) how many rows look at each."""
     desk, count, groups = cells.layout.desk, cells.count, _groups(cells)
     desk.make("visits", (count, int(cells.bits[-1])), np.uint8)
-    desk.go(each, mark_visits, [g for g in groups if not desk.has(f"visits-{g.first}")])
+    todo = [g for g in groups if not desk.has(f"visits-{g.first}")]
+    desk.go(each, mark_visits, todo, "dedup: finding cells that are to be compared")
     visits = np.concatenate([desk.take_array(f"visits-{g.first}") for g in groups])
     cost = visits.astype(np.float64) * np.diff(cells.start)[None, :]
     upper = np.triu(np.ones((count, count), bool), 1)

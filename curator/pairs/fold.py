@@ -55,7 +55,7 @@ def groups_of(vectors: Vectors, desk: Desk) -> list[Group]:
 def fold(groups: Sequence[Group], desk: Desk, each: Each) -> Folded:
     """Which rows are distinct. Raises ConfigError where rows are not of unit length."""
     todo = [group for group in groups if not desk.has(f"hashes-{group.number}")]
-    desk.go(each, hash_rows, todo)
+    desk.go(each, hash_rows, todo, "dedup: looking for equal vectors")
     tables = [desk.take(f"hashes-{group.number}") for group in groups]
     piece, row, high, low = (
         np.concatenate([t.column(name).to_numpy() for t in tables]) if tables else np.zeros(0, np.int64)

@@ -73,7 +73,8 @@ class Part:
 def assigned(parts: Sequence[Part], each: Each) -> tuple[Array, Array]:
     """(N,) int32 home cell of every distinct row and (N,) float32 its cosine to the centroid."""
     desk = parts[0].layout.desk
-    desk.go(each, assign, [part for part in parts if not desk.has(f"homes-{part.group.number}")])
+    todo = [part for part in parts if not desk.has(f"homes-{part.group.number}")]
+    desk.go(each, assign, todo, "dedup: finding each vector's cell")
     tables = [desk.take(f"homes-{part.group.number}") for part in parts]
     home, cosine = (np.concatenate([t.column(name).to_numpy() for t in tables]) for name in ("cell", "cosine"))
     return home, cosine
@@ -102,7 +103,8 @@ def placed(parts: Sequence[Part], each: Each) -> float:
     What it takes of whole rows is laid down as `rounding`.
     """
     desk = parts[0].layout.desk
-    desk.go(each, place, [part for part in parts if not desk.has(f"placed-{part.group.number}")])
+    todo = [part for part in parts if not desk.has(f"placed-{part.group.number}")]
+    desk.go(each, place, todo, "dedup: laying the vectors in order")
     lost = np.stack([desk.take_array(f"placed-{part.group.number}") for part in parts]).max(axis=0)
     desk.put_array("rounding", lost[1:])
     return float(lost[0])

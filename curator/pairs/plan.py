@@ -65,7 +65,7 @@ def plan(job: Planning) -> None:
     width, pair_cost = _width(sample, job, device)
     cells, centroids, told = _cells(sample, job, device, pair_cost)
     job.desk.put_array("centroids", centroids)
-    line = f"{'all' if width == job.dims else width} of {job.dims} columns bound a pair, {told}"
+    line = told if width == job.dims else f"{told}, most of them by {width} of {job.dims:,} columns"
     job.desk.put("plan", pa.table({"cells": [cells], "width": [width]}), line=line)
 
 
@@ -95,9 +95,11 @@ def _cells(sample: Array, job: Planning, device: str, pair_cost: float) -> tuple
     """How many cells, their centroids, and why."""
     wanted = job.cells if job.cells is not None else cells_for(job.count) if job.count >= CELLS_FROM else 1
     wanted = min(wanted, len(sample))
+    asked = job.cells if job.cells is not None and job.cells > wanted else None
+    few = f" (n_clusters={asked} is more than there are different images)" if asked else ""
     one = sample.astype(np.float32).mean(axis=0, keepdims=True)
     if wanted < 2:
-        return 1, one, "every row against every other"
+        return 1, one, f"no k-means cells, every pair is compared{few}"
     centroids = compute_for(device).fit(sample, wanted, job.seed)
     # short centroids are those of rows that belong nowhere: cells of one kind side by side are looked at by the same
     centroids = centroids[np.argsort(np.linalg.norm(centroids, axis=1), kind="stable")]
@@ -105,10 +107,11 @@ def _cells(sample: Array, job: Planning, device: str, pair_cost: float) -> tuple
     through = job.count**2 * share * CHEAPER_WAY * SEEN_IN_SAMPLE * pair_cost
     through += job.count * len(centroids) * MARGINS * (job.dims + LOOK[device])
     without = job.count**2 / 2 * pair_cost
-    told = f"{len(centroids):,} cells leave {share * CHEAPER_WAY:.1%} of all pairs (of a sample)"
+    told = f"{share * CHEAPER_WAY:.1%} of all pairs"
     if job.cells is None and through > without:
-        return 1, one, f"every row against every other ({told}: not worth their making)"
-    return len(centroids), centroids, told
+        why = f"{len(centroids):,} would leave {told} to compare, which does not pay"
+        return 1, one, f"no k-means cells ({why}), every pair is compared"
+    return len(centroids), centroids, f"{len(centroids):,} k-means cells{few}, about {told} are compared"
 
 
 def _share(sample: Array, centroids: Array, floor: float, compute: object) -> float:

@@ -1,7 +1,8 @@
 """Less than every pair, for time: a narrower border between cells, chosen and judged by a sample's true pairs.
 
-Some rows are compared with all others; half of the pairs found so say how narrow the border may be for the recall that
-was asked for, the other half say what came of it.
+Some new rows are compared with all others; half of the pairs found so say how narrow the border may be for the recall
+that was asked for, the other half say what came of it. Pairs of rows that were searched before do not count: nobody
+looks for them again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from curator.pairs.bounds import FullProducts, as_tensor, candidates, settle
 from curator.pairs.cells import Cells
 from curator.pairs.exact import cosines
 from curator.stage import Array, Each
+from curator.units import counted
 
 ROWS = 4096  # of the sample, each compared with all rows
 AT_ONCE = 8192
@@ -30,11 +32,15 @@ class Truth:
     b: Array
     judges: int
 
-    def recall(self, found_a: Array, found_b: Array, count: int) -> float:
-        """The share of the judges' pairs that was found."""
+    def told(self, found_a: Array, found_b: Array, crowded: Array, count: int) -> str:
+        """The share of the judges' pairs that was found, in one line; pairs of crowded rows are walked later."""
+        if not self.judges:
+            return "recall was not measured, for a sample has too few near pairs to be looked for; none was left out"
+        a, b = self.a[: self.judges], self.b[: self.judges]
         found = np.minimum(found_a, found_b) * np.int64(count) + np.maximum(found_a, found_b)
-        mine = np.minimum(self.a, self.b) * np.int64(count) + np.maximum(self.a, self.b)
-        return float(np.isin(mine[: self.judges], found).mean()) if self.judges else 1.0
+        hit = np.isin(np.minimum(a, b) * np.int64(count) + np.maximum(a, b), found)
+        hit |= np.isin(a, crowded) & np.isin(b, crowded)
+        return f"recall {hit.mean():.4f}, measured on {counted(self.judges, 'near pair')} of a sample"
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,9 @@ def narrowed(cells: Cells, wanted: float, least: float, seed: int, each: Each) -
     """Cells with the border that finds a share `wanted` of the sample's pairs."""
     desk, count = cells.layout.desk, cells.layout.count
     rng = np.random.default_rng(seed)
-    who = np.sort(rng.permutation(count)[:ROWS])
+    who = np.sort(rng.permutation(np.flatnonzero(cells.is_new(np.arange(count))))[:ROWS])
     if not desk.has("truth"):
-        desk.go(each, ask, [Asking(cells, who, least)])
+        desk.go(each, ask, [Asking(cells, who, least)], "dedup: comparing a sample with all", count)
     table = desk.take("truth")
     a, b = table.column("a").to_numpy(), table.column("b").to_numpy()
     order = rng.permutation(len(a))
@@ -82,6 +88,7 @@ def ask(asking: Asking) -> None:
             a, b = some[found.i], who[found.j]
             near = (cosines(rows, a, rows, b) >= cells.floor) & (a != b)
             parts.append((a[near], b[near]))
+            here.report(done=len(some))
     a, b = (np.concatenate([part[n] for part in parts]) for n in (0, 1))
     both = np.unique(np.stack([np.minimum(a, b), np.maximum(a, b)]), axis=1)
     cells.layout.desk.put("truth", pa.table({"a": both[0], "b": both[1]}))

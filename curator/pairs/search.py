@@ -55,6 +55,7 @@ class Span:
     behind: int
     first: int
     last: int
+    work: int = 0  # pairs that it looks at, about
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,13 @@ def _searched(vectors: Vectors, each: Each, wanted: Wanted, old_pieces: Array | 
     least, truth = least_product(wanted.floor, lost, layout.width), None
     if cells.count > 1:
         with_margins(cells, each)
-        if wanted.recall < 1:
-            cells, truth = narrowed(cells, wanted.recall, least, wanted.seed, each)
+    elif wanted.recall < 1:
+        desk.say(f"dedup: recall={wanted.recall:g} saves nothing here: without cells every pair is found")
+    if cells.count > 1 and wanted.recall < 1 and is_new.any():
+        cells, truth = narrowed(cells, wanted.recall, least, wanted.seed, each)
     units = list(_units(cells, least, wanted, each))
-    desk.go(each, compare, [unit for unit in units if not desk.has(f"near-{unit.number}")])
+    todo = [unit for unit in units if not desk.has(f"near-{unit.number}")]
+    desk.go(each, compare, todo, "dedup: comparing", sum(span.work for unit in todo for span in unit.spans))
     return _gathered(folded, units, layout, order, home, cosine, truth)
 
 
@@ -129,11 +133,13 @@ def _prepared(
     if not desk.has("sample"):
         chosen = np.sort(np.argpartition(folded.order, size - 1)[:size])
         desk.put_array("chosen", chosen)
-        desk.go(each, take_sample, [p for p in parts if not desk.has(f"sample-{p.group.number}")])
+        todo = [p for p in parts if not desk.has(f"sample-{p.group.number}")]
+        desk.go(each, take_sample, todo, "dedup: taking a sample")
         rows = np.concatenate([desk.take_array(f"sample-{p.group.number}") for p in parts])
         desk.put_array("sample", rows[np.argsort(folded.order[chosen], kind="stable")])
     if not desk.has("plan"):
-        desk.go(each, plan, [Planning(desk, count, dims, wanted.floor, wanted.cells, wanted.seed)])
+        planning = Planning(desk, count, dims, wanted.floor, wanted.cells, wanted.seed)
+        desk.go(each, plan, [planning], "dedup: planning the search")
     found = desk.get("plan")
     assert found is not None, "it was just made"
     desk.say(f"dedup: {found.header['line']}")
@@ -156,7 +162,7 @@ def _ordered(layout: Layout, home: Array, is_new: Array, wanted: Wanted, each: E
     count = len(desk.take_array("centroids"))
     if not desk.has("order"):
         desk.put("cells", pa.table({"cell": home, "new": is_new.astype(np.uint8)}))
-        desk.go(each, sort_rows, [desk])
+        desk.go(each, sort_rows, [desk], "dedup: sorting")
     order = np.array(desk.take_array("order"))
     position = np.empty(len(order), np.int64)
     position[order] = np.arange(len(order))
@@ -178,14 +184,15 @@ def _units(cells: Cells, least: float, wanted: Wanted, each: Each) -> Iterator[U
     """Spans gathered into tasks of about the same work."""
     looking = directed(cells, each)[1] if cells.count > 1 else np.zeros(1)
     spans: list[Span] = []
-    work, number = 0.0, 0
+    work = number = 0
     for span in _spans(cells, wanted.block_rows):
-        spans.append(span)
         inside = span.last - int(cells.start[span.cell])
-        work += (span.last - span.first) * (inside + float(looking[span.cell : span.behind].max()))
+        pairs = (span.last - span.first) * (inside + int(looking[span.cell : span.behind].max()))
+        spans.append(replace(span, work=pairs))
+        work += pairs
         if work >= TASK_PAIRS:
             yield Unit(cells, number, tuple(spans), least, wanted.most_per_row, wanted.block_rows)
-            spans, work, number = [], 0.0, number + 1
+            spans, work, number = [], 0, number + 1
     if spans:
         yield Unit(cells, number, tuple(spans), least, wanted.most_per_row, wanted.block_rows)
 
@@ -223,7 +230,7 @@ class Comparison:
         self.unit, self.cells, self.device = unit, unit.cells, device
         self.desk = unit.cells.layout.desk
         self.rows, self.leads = unit.cells.layout.rows(), unit.cells.layout.leads()
-        self.old = self.desk.take_array("old")
+        self.any_old = bool(self.cells.old.any())
         self.way = self.desk.take_array("ways").astype(bool) if self.cells.count > 1 else None
         self.looking: tuple[int, Array] = (-1, np.zeros(0, np.int64))
         self.a: list[Array] = []
@@ -242,13 +249,17 @@ class Comparison:
         coordinates = self._coordinates(slice(first, last))
         self.full = FullProducts(self.rows, first, last, self.cells.floor, self.device)
         others = np.concatenate([np.arange(int(self.cells.start[span.cell]), first), self._visitors(span)])
-        if self.old.any() and not self._is_new(np.arange(first, last)).any():
-            others = others[self._is_new(others)]
+        if self.any_old and not self.cells.is_new(np.arange(first, last)).any():
+            others = others[self.cells.is_new(others)]
         else:
             self._compared(np.arange(first, last), coordinates, first, last, triangle=True)
         chunk = min(MOST_AT_ONCE, self.chunk * self.unit.block_rows // (last - first))
+        done = 0
         for at in range(0, len(others), chunk):
             self._compared(others[at : at + chunk], coordinates, first, last)
+            here.report(done=(more := span.work * min(chunk, len(others) - at) // len(others)))
+            done += more
+        here.report(done=span.work - done)
 
     def _written(self) -> tuple[str, int, int]:
         """Which coordinates these are: a search of the same that began anew lays its rows in another order."""
@@ -268,11 +279,6 @@ class Comparison:
         if self.looking[0] != span.cell:  # several spans may be of one large cell
             self.looking = (span.cell, visitors(self.cells, self.way, span.cell, span.behind))
         return self.looking[1]
-
-    def _is_new(self, positions: Array) -> Array:
-        cell = np.searchsorted(self.cells.start, positions, "right") - 1
-        new: Array = positions >= self.cells.start[cell] + self.old[cell]
-        return new
 
     def _compared(self, who: Array, theirs: Any, first: int, last: int, triangle: bool = False) -> None:
         """Rows at the positions `who` against those at first..last, whose coordinates are `theirs`."""
@@ -294,8 +300,8 @@ class Comparison:
                 self._compared(some, theirs, first, last)
             return
         a, b = who[found.i], first + found.j
-        if self.old.any():
-            new = self._is_new(a) | self._is_new(b)
+        if self.any_old:
+            new = self.cells.is_new(a) | self.cells.is_new(b)
             a, b = a[new], b[new]
         similarity = cosines(self.rows, a, self.rows, b)
         near = similarity >= floor
@@ -349,11 +355,8 @@ def _gathered(
     # two blocks of cells may have found the same pair from either side
     once = np.unique(np.minimum(a, b) * np.int64(len(order)) + np.maximum(a, b), return_index=True)[1]
     a, b, similarity = a[once], b[once], similarity[once]
-    if truth is not None:
-        desk.say(
-            f"dedup: recall {truth.recall(a, b, len(order)):.4f}, measured on {truth.judges:,} pairs of a sample with "
-            f"cosines of at least the floor; the border is {units[0].cells.border if units else 1:.2f} of the exact one"
-        )
     crowded = np.unique(np.concatenate([desk.take_array(f"crowded-{unit.number}") for unit in units]))
+    if truth is not None:
+        desk.say(f"dedup: {truth.told(a, b, crowded, len(order))}")
     vectors = np.array(layout.rows()[crowded])
     return Searched(folded, order[a], order[b], similarity, order[crowded], vectors, home, cosine)

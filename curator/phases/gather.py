@@ -6,7 +6,8 @@ Both are stored under the address of what they gather, so that a re-decide opens
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from curator.custom import identity_of
 from curator.desk import Desk
 from curator.pairs.found import NOTHING
 from curator.pairs.known import Known
-from curator.phases.against import Earlier, Joined, These, earlier
+from curator.phases.against import Earlier, Joined, Outside, These, earlier
 from curator.phases.columns import READ_SCHEMA, Found, Samples, carried_columns
 from curator.phases.measure import Census
 from curator.stage import Array, Each, ProcessingStage, Role
@@ -92,13 +93,13 @@ def _no_columns(stages: Sequence[Any]) -> dict[str, Any]:
     return columns
 
 
-def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, log: Callable[[str], None]) -> Found:
+def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, voice: Any) -> Found:
     """What a stage with the verb `find` finds among the census's embeddings: stored, or found now."""
     feed = plan.feeds[stage.name]
     inputs = [address.measurement(plan.keys[feed], content) for content in census.contents]
     own = sorted(set(inputs))
     these = These(plan.space_of(stage), feed, plan.keys[feed], own, _columns(store, feed, own))
-    before = _earlier(stage, these)
+    before = _earlier(stage, these, voice.say)
     distinct = sorted({*own, *before.pieces})
     collection = address.found("collection", distinct)
     shelf, place = shelf_of(plan, stage), address.found(plan.keys[stage.name], distinct)
@@ -108,16 +109,18 @@ def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, log: 
         held = {at: _vectors_in(store, feed, at) for at in own}
         known = _known(store, stage, shelf, own)
         kind = [place, speeds_of(stage), sorted(known.addresses) if known is not None else []]
-        desk = Desk(store.on_disk(), address.tagged("desk", kind)[:32], log)
+        desk = Desk(store.on_disk(), address.tagged("desk", kind)[:32], voice.say, voice)
         with desk.held():
             stored = _stored(store, stage, shelf, place, collection)  # by another run, while this one waited
             if stored is None:
                 vectors = _vectors(store, feed, distinct, desk, before, known)
                 compared_before = set(vectors.known.addresses if vectors.known else ())
                 compared = sum(held[at] for at in inputs if at not in compared_before)
-                log(f"{stage.name}: comparing {counted(compared, 'image')}{_told(vectors.known, before)}")
+                others = sum(held[at] for at in inputs if at in compared_before)
+                for line in _told(compared, others, before):
+                    voice.say(f"{stage.name}: {line}")
                 begin = time.monotonic()
-                table = stage.find(vectors, each)
+                table = stage.find(vectors, partial(each, on_progress=voice.heard))
                 census.seconds[stage.name] += time.monotonic() - begin
                 is_open = any(not store.has(feed, a) for a in own)
                 header = {
@@ -140,12 +143,16 @@ def _columns(store: Store, feed: str, addresses: Sequence[str]) -> int | None:
     return None
 
 
-def _earlier(stage: Any, these: These) -> Earlier:
-    """What was kept before, where the stage is told to compare with it."""
-    given = getattr(stage, "against", None)
-    if not given:
-        return Earlier()
-    return earlier([given] if isinstance(given, str) else given, f"{stage.name}.against", these)
+def _earlier(stage: Any, these: These, say: Callable[[str], None] | None = None) -> Earlier:
+    """What was kept before, where the stage is told to compare with it; a path without any is said."""
+    given = getattr(stage, "against", None) or ()
+    pieces: dict[str, Outside] = {}
+    for path in [given] if isinstance(given, str) else given:
+        found = earlier([path], f"{stage.name}.against", these).pieces
+        if not found and say is not None:
+            say(f"{stage.name}.against: {path} kept no image, so nothing is compared with it")
+        pieces |= found
+    return Earlier(pieces)
 
 
 def _vectors(store: Store, feed: str, distinct: Sequence[str], desk: Desk, before: Earlier, known: Known | None) -> Any:
@@ -156,11 +163,13 @@ def _vectors(store: Store, feed: str, distinct: Sequence[str], desk: Desk, befor
     return Joined(own, before.pieces, distinct, desk, Known(NOTHING, sorted(before.pieces)))
 
 
-def _told(known: Known | None, before: Earlier) -> str:
-    if before.pieces:
-        kept = sum(len(outside.rows) for outside in before.pieces.values())
-        return f" among themselves and with {counted(kept, 'image')} kept before"
-    return f" with {counted(len(known.addresses), 'piece')} that were compared before" if known else ""
+def _told(compared: int, others: int, before: Earlier) -> Iterator[str]:
+    """What is compared with what; nothing where there is nothing to compare."""
+    kept = sum(len(outside.rows) for outside in before.pieces.values())
+    whom = ["each other"] if compared > 1 else []
+    whom += [f"{counted(n, 'image')} {how} before" for n, how in ((others, "compared"), (kept, "kept")) if n]
+    if compared and whom:
+        yield f"comparing {counted(compared, 'image')} with {' and with '.join(whom)}"
 
 
 def _known(store: Store, stage: Any, shelf: str, distinct: Sequence[str]) -> Known | None:
