@@ -120,7 +120,7 @@ def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, voice
                 for line in _told(compared, others, before):
                     voice.say(f"{stage.name}: {line}")
                 begin = time.monotonic()
-                table = stage.find(vectors, partial(each, on_progress=voice.heard))
+                table = stage.find(vectors, partial(each, on_progress=voice.heard))  # type: ignore[call-arg]
                 census.seconds[stage.name] += time.monotonic() - begin
                 is_open = any(not store.has(feed, a) for a in own)
                 header = {
