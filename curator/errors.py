@@ -80,6 +80,7 @@ class Cause(StrEnum):
     FORMAT_OFF = "format_off"
     NO_IMAGE = "no_image"
     MISSING_FILE = "missing_file"
+    BAD_ROW = "bad_row"  # of a table that is a text: a line that cannot be read
     LINK_MEMBER = "link_member"
     SPECIAL_MEMBER = "special_member"
     MEMBER_TOO_LARGE = "member_too_large"

@@ -147,7 +147,7 @@ def test_images_inside_parquet_leave_byte_for_byte(pipeline, tmp_path):
     """Over row groups; with another column beside them."""
     pq.write_table(hugging_face(5), tmp_path / "train.parquet", row_group_size=2)
     rows = pipeline(stages(), input=tmp_path / "train.parquet").ledger.to_pylist()
-    assert [row["cause"] for row in rows] == [None] * 5 + ["no_image", "no_image"]
+    assert [row["cause"] for row in rows] == [None] * 5 + ["no_image", "not_an_image"]
     assert [row["in_label"] for row in rows] == [0, 1, 2, 3, 4, 8, 9]
     members = written(tmp_path / "out")
     assert [members[f"00000000{n}.png"] for n in range(5)] == [make_image(n, form="PNG") for n in range(5)]

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from curator.errors import Cause
 from curator.formats import tables
 from curator.formats.base import Damage, Sample, Shard
+from curator.formats.texts import unique
 
 KEY = "key"
 
@@ -25,7 +26,7 @@ def table_beside(tar: str) -> str:
     try:
         return path if os.path.isfile(path) and KEY in pq.read_schema(path).names else ""
     except (OSError, pa.ArrowException):
-        return ""
+        return path  # the reader tells what is wrong with it
 
 
 def joined(shard: Shard, samples: Sequence[Sample]) -> tuple[Sequence[Sample], Damage | None]:
@@ -36,7 +37,8 @@ def joined(shard: Shard, samples: Sequence[Sample]) -> tuple[Sequence[Sample], D
         why = " ".join(str(error).split())
         what = f"{shard.given}: {os.path.basename(shard.beside)} beside it cannot be read: {why}"
         return samples, Damage(Cause.UNREADABLE, what)
-    names = tables.carried_names(table.schema, {"key": KEY})
+    table = table.rename_columns(unique(table.column_names))
+    names = tables.carried_names(table, {"key": KEY})
     keys = (str(key).encode("utf-8", "surrogateescape") for key in table.column(KEY).to_pylist())
     told = dict(zip(keys, tables.rows_of(table, names), strict=True))
     return [replace(sample, carried=told.get(sample.key, "")) for sample in samples], None

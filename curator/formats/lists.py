@@ -25,6 +25,7 @@ from curator.formats import bucket, tables
 from curator.formats.base import Damage, Member, Sample, Shard, ShardIndex
 from curator.formats.files import opened
 from curator.formats.pieces import cut
+from curator.formats.texts import LINES, unique
 from curator.formats.webdataset import runs
 from curator.ledger import shown
 from curator.remote import is_url
@@ -35,7 +36,7 @@ KEY_DIGITS = 9
 MAGIC = 32
 FAR = "far"  # where objects behind URLs lie, whatever each is called
 USUAL_SUFFIX = {"JPEG": ".jpg", "TIFF": ".tif"}
-BROKEN = (OSError, ValueError, pa.ArrowException)
+BROKEN = tables.BROKEN
 
 
 class TableReader:
@@ -123,24 +124,35 @@ def _parts(shard: Shard) -> Iterator[tuple[int, pa.Table]]:
     first = 0
     for group in range(file.num_row_groups):
         table = file.read_row_group(group)
+        table = table.rename_columns(unique(table.column_names))
         yield first, table
         first += table.num_rows
 
 
 def _samples(shard: Shard, first: int, table: pa.Table, max_bytes: int) -> Iterator[Sample]:
-    carried = tables.rows_of(table, tables.carried_names(table.schema, dict(shard.roles)))
+    carried = tables.rows_of(table, tables.carried_names(table, dict(shard.roles)))
+    faults, notes = _wrong(shard)
     captions, given = (_texts(table, shard.role(role)) for role in ("caption", "key"))
     keys = [
         (key or f"{n:0{KEY_DIGITS}d}").encode("utf-8", "surrogateescape") for n, key in enumerate(given, first)
     ]
     images = _IMAGES[shard.format](shard, first, table, keys, max_bytes)
-    for key, image, caption, told in zip(keys, images, captions, carried, strict=True):
-        members = [image]
+    rows = zip(keys, images, captions, carried, strict=True)
+    for number, (key, image, caption, told) in enumerate(rows, first):
+        members = [_lacking(key, Cause.BAD_ROW, f"is no good row: {faults[number]}") if number in faults else image]
         if caption is not None:
             members.append(_text(key + b".txt", caption))
         if told:
             members.append(_text(key + b".json", told))
-        yield Sample(key, tuple(members), (), told)
+        yield Sample(key, tuple(members), notes, told)
+
+
+def _wrong(shard: Shard) -> tuple[dict[int, str], tuple[str, ...]]:
+    """What is wrong with rows of a text table, by their number, and what is worth knowing of all of them."""
+    if tables.suffix_of(shard.path) == ".parquet":
+        return {}, ()
+    found = tables.text_table(shard.path)
+    return found.faults, found.notes
 
 
 def _texts(table: pa.Table, name: str | None) -> list[str | None]:
@@ -194,7 +206,7 @@ def _fetched(shard: Shard, _: int, table: pa.Table, keys: Sequence[bytes], max_b
             yield _lacking(key, place.cause, f"was not fetched: {place.detail}")
         else:
             head = tables.beginning(str(place.tar), place.offset, min(MAGIC, place.size))
-            yield _member(key + _suffix(head), place.offset, place.size, max_bytes, str(place.tar))
+            yield _image(key, head, place.offset, place.size, max_bytes, str(place.tar))
 
 
 def shelf_of(shard: Shard) -> Shelf:
@@ -218,13 +230,16 @@ def _inside(shard: Shard, first: int, table: pa.Table, keys: Sequence[bytes], ma
         if not content:
             yield _lacking(key, Cause.NO_IMAGE, "is not there: the row holds no image")
             continue
-        yield _member(key + _suffix(bytes(content[:MAGIC])), n, len(content), max_bytes, "")
+        yield _image(key, bytes(content[:MAGIC]), n, len(content), max_bytes, "")
 
 
-def _suffix(head: bytes) -> bytes:
-    """The usual suffix of what begins so, `.bin` where that is no image."""
-    form = format_of(head) or "bin"
-    return USUAL_SUFFIX.get(form, f".{form.lower()}").encode()
+def _image(key: bytes, head: bytes, offset: int, size: int, max_bytes: int, place: str) -> Member:
+    """An image by its first bytes; a fault where they are none's."""
+    form = format_of(head)
+    if form is None:
+        return _lacking(key, Cause.NOT_AN_IMAGE, f'is no image: it starts with "{shown(head[:12])}"')
+    suffix = USUAL_SUFFIX.get(form, f".{form.lower()}").encode()
+    return _member(key + suffix, offset, size, max_bytes, place)
 
 
 def _bytes_and_path(value: pa.Scalar) -> tuple[Any, str | None]:
@@ -258,7 +273,7 @@ def _places(shard: Shard) -> Iterator[str]:
     """The files that a list names, as far as its table can be read."""
     if shard.format == "list":
         try:
-            table = tables.read(shard.path, [shard.role("image") or tables.LINES])
+            table = tables.read(shard.path, [shard.role("image") or LINES])
         except BROKEN:
             return
         yield from (tables.local(path, shard.root) for path in _texts(table, shard.role("image")) if path)
@@ -274,7 +289,7 @@ def _state_of_urls(shard: Shard) -> bytes:
 
 def urls_of(shard: Shard) -> list[str]:
     """The URLs of a list, row by row, empty where there is none. Raises one of BROKEN where it cannot be read."""
-    column = shard.role("url") or tables.LINES
+    column = shard.role("url") or LINES
     return [(url or "").strip() for url in _texts(tables.read(shard.path, [column]), column)]
 
 

@@ -16,6 +16,7 @@ from curator.formats import tables, vectors
 from curator.formats.base import Shard
 from curator.formats.beside import table_beside
 from curator.formats.paths import TABLE, VECTORS
+from curator.formats.texts import LINES
 
 NEEDED = {"list": "image", "parquet": "image", "urls": "url", "vectors": "embedding"}
 """The role without which a table is not of a format."""
@@ -60,7 +61,7 @@ def _recognised(shard: Shard, wanted: Wanted) -> Shard:
     if shard.format == VECTORS:
         try:
             return vectors.with_roles(shard, wanted.columns)
-        except (OSError, pa.ArrowException) as error:
+        except tables.BROKEN as error:
             raise ConfigError(f"input: {shard.given} cannot be read: {' '.join(str(error).split())}.") from error
     return _tar(shard, wanted)
 
@@ -77,7 +78,7 @@ def _table(shard: Shard, wanted: Wanted) -> Shard:
         return _lines(shard, wanted, root)
     try:
         schema = tables.schema_of(shard.path)
-    except (OSError, ValueError, pa.ArrowException):
+    except tables.BROKEN:
         return replace(shard, format="list", root=root)  # its reader tells what is damaged
     roles = tables.roles_of(shard.given, schema, wanted.columns)
     form = _form(shard, schema, roles, wanted)
@@ -94,12 +95,12 @@ def _lines(shard: Shard, wanted: Wanted, root: str) -> Shard:
         form = wanted.form
     else:
         try:
-            form = "urls" if tables.is_address(tables.first_text(shard.path, tables.LINES)) else "list"
+            form = "urls" if tables.is_address(tables.first_text(shard.path, LINES)) else "list"
         except OSError:
             form = "list"
     role = "url" if form == "urls" else "image"
     return replace(
-        shard, format=form, root=wanted.fetched if form == "urls" else root, roles=((role, tables.LINES),)
+        shard, format=form, root=wanted.fetched if form == "urls" else root, roles=((role, LINES),)
     )
 
 
@@ -107,7 +108,10 @@ def _form(shard: Shard, schema: pa.Schema, roles: Mapping[str, str], wanted: Wan
     has = ", ".join(schema.names)
     if wanted.form in NEEDED:
         role = NEEDED[wanted.form]
-        if role not in roles and not (wanted.form == "urls" and "image" in roles):
+        fits = role in roles or (wanted.form == "urls" and "image" in roles)
+        if fits and wanted.form == "parquet":
+            fits = tables.holds_images(schema.field(roles["image"]).type)
+        if not fits:
             raise ConfigError(
                 f"read.format: {shard.given} is to be read as {wanted.form}, and no column of it is known to hold "
                 f"that. Name it with read.{role}_column. It has {has}."

@@ -10,19 +10,21 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from curator import remote
 from curator.errors import ConfigError
+from curator.formats.texts import Read, unique
+from curator.formats.texts import read as read_text
 from curator.wording import meant
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")
-LINES = "line"  # the one column of a plain list
+BROKEN = (OSError, ValueError, OverflowError, pa.ArrowException)
+"""What reading a table raises where that is damaged."""
 USUAL = {
     "image": "image_path image img_path img path filepath file_path file_name filename file jpg jpeg png webp",
     "url": "url image_url img_url link uri",
@@ -32,6 +34,9 @@ USUAL = {
 }
 """The names by which columns are known, the likeliest first, in any case."""
 ROWS_AT_ONCE = 1 << 16
+INDEX_OF_PANDAS = "__index_level_"
+LOOKED_AT = 1000  # rows
+MOST_NUMBERS, MOST_BYTES = 16, 64  # of a value that goes along
 PLACES = ("http://", "https://")
 
 
@@ -42,51 +47,36 @@ def suffix_of(path: str) -> str:
 
 
 def schema_of(path: str) -> pa.Schema:
-    """The columns of a table, read from as little of it as its format allows. OSError, ArrowException where damaged."""
-    if suffix_of(path) == ".parquet":
-        return pq.read_schema(path)
-    return read(path).schema
+    """The columns of a table, each with a name of its own. One of BROKEN where it cannot be read."""
+    if suffix_of(path) != ".parquet":
+        return read(path).schema
+    schema = pq.read_schema(path)
+    return pa.schema([column.with_name(name) for column, name in zip(schema, unique(schema.names), strict=True)])
 
 
 def read(path: str, columns: Sequence[str] | None = None, texts: Sequence[str] = ()) -> pa.Table:
     """A whole table, or some of its columns; `texts` are columns that stay text whatever their values look like.
 
-    OSError or ArrowException where it cannot be read; ValueError where JSON is none.
+    One of BROKEN where it cannot be read.
     """
-    match suffix_of(path):
-        case ".parquet":
-            return pq.ParquetFile(path).read(columns)
-        case ".csv" | ".tsv":
-            table = _separated(path, texts)
-        case ".txt":
-            table = pa.table({LINES: pa.array(list(_lines(path)), pa.string())})
-        case _:
-            table = _json(path)
+    if suffix_of(path) == ".parquet":
+        table = pq.ParquetFile(path).read()
+        table = table.rename_columns(unique(table.column_names))
+    else:
+        table = text_table(path).table(texts)
     return table if columns is None else table.select(columns)
 
 
-def _separated(path: str, texts: Sequence[str]) -> pa.Table:
-    sign = "\t" if suffix_of(path) == ".tsv" else ","
-    return pyarrow.csv.read_csv(
-        path,
-        parse_options=pyarrow.csv.ParseOptions(delimiter=sign, newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string())),
-    )
+def text_table(path: str) -> Read:
+    """A table that is a text, its columns as they stand there; the last one is kept."""
+    status = os.stat(path)
+    return _text_table(path, status.st_size, status.st_mtime_ns)
 
 
-def _lines(path: str) -> Iterator[str]:
-    """Each line that holds something, without blanks around it."""
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-        yield from filter(None, map(str.strip, file))
-
-
-def _json(path: str) -> pa.Table:
+@lru_cache(maxsize=1)
+def _text_table(path: str, *_: int) -> Read:
     with open(path, "rb") as file:
-        beginning = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
-    if beginning.startswith(b"["):
-        with open(path, encoding="utf-8-sig") as file:
-            return pa.Table.from_pylist(json.load(file))
-    return pyarrow.json.read_json(path)
+        return read_text(file.read(), suffix_of(path))
 
 
 def roles_of(path: str, schema: pa.Schema, given: Mapping[str, str | None]) -> dict[str, str]:
@@ -116,6 +106,7 @@ def _fits(role: str, kind: pa.DataType) -> bool:
     """Whether a column of this type can have the role: `vector` may also be a text, and `image` a number."""
     if role == "embedding":
         return is_vectors(kind)
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
     if role == "image":
         return text or holds_images(kind)
@@ -135,26 +126,49 @@ def holds_images(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def carried_names(schema: pa.Schema, roles: Mapping[str, str]) -> list[str]:
-    """The columns that go along with a sample: all but key and caption, which it has, and images, vectors, bytes.
+def carried_names(some: pa.Table, roles: Mapping[str, str]) -> list[str]:
+    """The columns that go along with a sample: all but key and caption, which it has, and images, vectors, long bytes.
 
-    A `uid` goes along also where it is the key: keep-lists are made of it.
+    A `uid` goes along also where it is the key: keep-lists are made of it. `some`: the table, or some rows of it.
     """
     away = {roles.get("embedding"), roles.get("caption"), roles.get("key")} - {"uid"}
-    return [f.name for f in schema if f.name not in away and not holds_images(f.type) and not is_vectors(f.type)]
+    names = [name for name in some.column_names if name not in away and not name.startswith(INDEX_OF_PANDAS)]
+    return [name for name in names if _is_short(some.column(name))]
+
+
+def _is_short(column: pa.ChunkedArray) -> bool:
+    """Whether values are small enough to be told: the numbers of a box and hashes are, vectors and files are not."""
+    if not (is_vectors(column.type) or holds_images(column.type) or pa.types.is_fixed_size_binary(column.type)):
+        return True
+    if pa.types.is_struct(column.type):
+        return False
+    first = next((value for value in column.slice(0, LOOKED_AT).to_pylist() if value is not None), ())
+    return len(first) <= (MOST_NUMBERS if is_vectors(column.type) else MOST_BYTES)
 
 
 def rows_of(table: pa.Table, names: Sequence[str]) -> Iterator[str]:
     """Some columns of each row as a JSON object, keys in the table's order."""
-    for batch in table.select(names).to_batches(ROWS_AT_ONCE) if names else ():
-        for row in batch.to_pylist():
-            yield json.dumps({name: plain(value) for name, value in row.items()}, ensure_ascii=False)
     if not names:
         yield from [""] * table.num_rows
+        return
+    for start in range(0, table.num_rows, ROWS_AT_ONCE):
+        columns = [_values(table.column(name).slice(start, ROWS_AT_ONCE)) for name in names]
+        for values in zip(*columns, strict=True):
+            told = {name: plain(value) for name, value in zip(names, values, strict=True)}
+            yield json.dumps(told, ensure_ascii=False)
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """As Python has them; times that it cannot hold as text."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except (OverflowError, ValueError, pa.ArrowException):
+        values = column.cast(pa.string()).to_pylist()
+    return values
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it: times as ISO 8601, decimals and bytes as text, what is no number as null."""
+    """A value as JSON can hold it: times as ISO 8601, decimals as text, bytes in hex, what is no number as null."""
     match value:
         case float():
             return value if value == value and abs(value) != float("inf") else None
@@ -165,7 +179,7 @@ def plain(value: Any) -> Any:
         case Decimal():
             return str(value)
         case bytes():
-            return value.decode("utf-8", "backslashreplace")
+            return value.hex()
         case dict():
             return {name: plain(one) for name, one in value.items()}
         case list():
@@ -180,7 +194,7 @@ def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(pa.string())
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_string(kind):
         return column
-    values = (plain(value) for value in column.to_pylist())
+    values = (plain(value) for value in _values(column))
     spelt = (v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values)
     return pa.chunked_array([pa.array(list(spelt), pa.string())])
 

@@ -191,7 +191,9 @@ def _facts(path: str, roles: Sequence[tuple[str, str]], _: str) -> pa.Table | No
     """All that a table says of its rows: `key`, `caption` and `in_<name>`, of plain types."""
     file = pq.ParquetFile(path, memory_map=True)
     known = {role: name for role, name in roles if role in ("key", "caption")}
-    carried = tables.carried_names(file.schema_arrow, dict(roles))
+    some = next(file.iter_batches(tables.LOOKED_AT), None)
+    some = file.schema_arrow.empty_table() if some is None else pa.Table.from_batches([some])
+    carried = tables.carried_names(some, dict(roles))
     table = file.read(list(dict.fromkeys([*carried, *known.values()])))
     columns = {f"in_{name}": tables.plain_column(table.column(name)) for name in carried}
     columns |= {role: table.column(name) for role, name in known.items()}

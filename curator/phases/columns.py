@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from curator.errors import TRANSIENT, Cause, Fault
+from curator.formats.texts import of_one_type
 from curator.stage import Array, Columns, Mask
 from curator.store import vectors_column, vectors_of
 
@@ -211,18 +212,7 @@ def carried_columns(carried: Iterable[str | None]) -> dict[str, pa.Array]:
     """JSON objects row by row -> `in_` columns of the types that all their values have; text where they have none."""
     rows = [json.loads(text) if text else {} for text in carried]
     names = dict.fromkeys(name for row in rows for name in row)
-    return {f"in_{name}": _of_one_type([row.get(name) for row in rows]) for name in names}
-
-
-def _of_one_type(values: Sequence[Any]) -> pa.Array:
-    """Numbers, truths or texts; what is mixed or nested becomes text, as JSON spells it."""
-    if not any(isinstance(value, dict | list) for value in values):
-        try:
-            return pa.array(values)
-        except pa.ArrowException:
-            pass
-    spelt = (v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values)
-    return pa.array(list(spelt), pa.string())
+    return {f"in_{name}": of_one_type([row.get(name) for row in rows]) for name in names}
 
 
 def valid(table: pa.Table, names: Sequence[str]) -> Mask:
