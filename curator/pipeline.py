@@ -109,7 +109,10 @@ def wired(stages: Sequence[ProcessingStage], settings: Settings) -> Plan:
         plan, mistakes = wire(stages), []
     except ConfigError as error:
         plan, mistakes = None, error.mistakes
-    mistakes = [*mistakes, *mistakes_of(stages, settings), *(against_what(plan, settings) if plan is not None else ())]
+    of_the_run = mistakes_of(stages, settings)
+    if any(line.startswith(("input:", "read.")) for line in of_the_run):  # whether reading gives vectors is not known
+        mistakes = [line for line in mistakes if "needs an embedding" not in line]
+    mistakes = [*mistakes, *of_the_run, *(against_what(plan, settings) if plan is not None else ())]
     if mistakes or plan is None:
         raise ConfigError(mistakes)
     if not settings.dry_run and (mistakes := missing_weights(plan, settings)):

@@ -154,8 +154,21 @@ def stat(url: str) -> Entry:
 
 
 def look_at(urls: Iterable[str]) -> None:
-    """Ask about many objects side by side; `seen` knows then of those that are there."""
-    _side_by_side(exists, urls)
+    """Ask about many objects side by side; `seen` knows then of those that are there.
+
+    Raises RemoteError where none of them can be asked about; where some can, the others are as if they were not there.
+    """
+    wanted, lost = list(urls), []
+
+    def ask(url: str) -> None:
+        try:
+            exists(url)
+        except RemoteError as error:
+            lost.append(error)
+
+    _side_by_side(ask, wanted)
+    if lost and len(lost) == len(wanted):
+        raise lost[0]
 
 
 def seen(url: str) -> Entry | None:

@@ -206,3 +206,19 @@ def test_a_keep_list_is_made_of_vectors_alone(pipeline, tmp_path):
     assert np.load(tmp_path / "out/manifest/uids.npy").tolist() == [(0, 0), (0, 1), (0, 3)]
     np.save(tmp_path / "x.npy", rows)
     assert pipeline([*SOURCES, DEDUP, ManifestWriterStage()], input=tmp_path / "x.npy").counts["kept"] == 3
+
+
+def test_a_space_that_has_another_number_of_columns_is_refused_also_where_it_is_said(pipeline, tmp_path):
+    """640 columns are not ViT-L/14's, whoever says so; and a space is a model and its weights."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(9, 640)).astype(np.float32))
+    for said, told in (("ViT-L-14-quickgelu/openai", "have 768 columns, and these have 640"), ("foo", "MODEL/PRETRAINED")):
+        with pytest.raises(ConfigError, match=told):
+            pipeline([FilePartitioningStage(), ImageReaderStage(embedding_space=said), DEDUP], input=tmp_path / "x.npy")
+
+
+def test_an_input_that_is_not_there_is_not_blamed_on_the_stages(curate, tmp_path):
+    """Whether reading gives vectors is not known then."""
+    ran = curate("input=nothere/", "output=out", "stages=[partition,read,dedup]")
+    assert ran.code == 2
+    assert "needs an embedding" not in ran.err
+    assert "nothere/: there is no such file or folder" in ran.err

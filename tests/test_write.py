@@ -312,3 +312,8 @@ def test_different_members_and_few_shards_are_remarked(tmp_path):
         "members in all; write.split_by_suffix=true gives each kind its own shards",
         "1 shard: no more readers than that can share the work; write.min_shards=N makes more",
     ]
+
+
+def test_no_key_leaves_as_a_path_from_the_root():
+    """As `/abs`, which tar would strip with a warning."""
+    assert output_keys([b"/abs/x", b"./y", b"//z"]) == [b"abs/x", b"y", b"z"]

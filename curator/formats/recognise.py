@@ -84,6 +84,8 @@ def _table(shard: Shard, wanted: Wanted) -> Shard:
     form = _form(shard, schema, roles, wanted)
     if form == "urls" and "url" not in roles:
         roles["url"] = roles.pop("image")
+    if form == "list" and "image" not in roles and "url" in roles:  # of objects in buckets
+        roles["image"] = roles.pop("url")
     return replace(
         shard, format=form, root=wanted.fetched if form == "urls" else root, roles=tuple(sorted(roles.items()))
     )
@@ -121,9 +123,11 @@ def _form(shard: Shard, schema: pa.Schema, roles: Mapping[str, str], wanted: Wan
         if tables.holds_images(schema.field(image).type):
             return "parquet"
         return "urls" if tables.is_address(tables.first_text(shard.path, image)) else "list"
-    for form, role in (("urls", "url"), ("vectors", "embedding")):
-        if role in roles:
-            return form
+    if (url := roles.get("url")) is not None:
+        first = tables.first_text(shard.path, url)
+        return "list" if "://" in first and not tables.is_address(first) else "urls"
+    if "embedding" in roles:
+        return VECTORS
     raise ConfigError(
         f"input: {shard.given}: none of its columns is known to hold images, URLs or embeddings. Name one with "
         f"read.image_column, read.url_column or read.embedding_column. It has {has}."

@@ -128,7 +128,7 @@ def output_keys(keys: Sequence[bytes]) -> list[bytes]:
     last: dict[bytes, int] = {}  # the number behind the last of its kind, so that many equal keys cost no search each
     result = []
     for key in keys:
-        plain = key.removeprefix(b"./").replace(b".", b"_")
+        plain = key.removeprefix(b"./").lstrip(b"/").replace(b".", b"_")
         free, n = plain, last.get(plain, 0)
         while free in taken:
             n += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -21,6 +22,7 @@ from curator.formats.folder import IMAGE_SUFFIXES, MAGIC, suffix_of
 from curator.formats.lists import BROKEN, urls_of
 from curator.formats.recognise import Wanted, recognised
 from curator.ledger import shown
+from curator.models import catalogue
 from curator.models.likeness import COLUMNS, LEAST, SPACE, likeness
 from curator.signatures import format_of
 from curator.stage import ProcessingStage, measures, speeds
@@ -226,6 +228,18 @@ class Seen:
         unit = some[fit] / lengths[fit, None]
         return cls(count, width, float(np.median(lengths[fit])), likeness(unit) if width == COLUMNS else None)
 
+    def _fit(self, given: str, name: str) -> None:
+        """Raises ConfigError where a space is none, or a model that open_clip knows has other columns."""
+        model, slash, _ = given.partition("/")
+        if not slash:
+            raise ConfigError(f"{name}.embedding_space: must be MODEL/PRETRAINED, such as {SPACE}, not {given}.")
+        with suppress(KeyError):
+            columns = catalogue.architecture(model).get("embed_dim")
+            if self.rows and columns not in (None, self.columns):
+                raise ConfigError(
+                    f"{name}.embedding_space: vectors of {model} have {columns} columns, and these have {self.columns}."
+                )
+
     def space(self, given: str | None, name: str) -> tuple[str, tuple[str, ...]]:
         """Whose vectors they are, and what a person should know of it. Raises ConfigError where nobody can say."""
         scaled = f"; they were {self.length:.3g} long (median), and are made unit length"
@@ -233,6 +247,7 @@ class Seen:
             scaled if abs(self.length - 1) > LENGTH_OFF else ""
         )
         if given is not None:
+            self._fit(given, name)
             return given, (f"{name}: {told}, of {given} as {name}.embedding_space says",)
         if self.likeness is None:
             if not self.rows:
