@@ -6,6 +6,7 @@ Its rows stand in the order of completion, and those that failed are in no tar: 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -22,7 +23,7 @@ KEY = "key"
 
 def table_beside(tar: str) -> str:
     """`00000.parquet` of `00000.tar`, where it is there and has keys; else empty."""
-    path = tar.rpartition(".")[0] + ".parquet"
+    path = re.sub(r"\.(tar(\.gz)?|tgz)$", "", tar, flags=re.IGNORECASE) + ".parquet"
     try:
         return path if os.path.isfile(path) and KEY in pq.read_schema(path).names else ""
     except (OSError, pa.ArrowException):

@@ -60,6 +60,14 @@ def test_a_list_names_objects_in_a_bucket(pipeline, bucket, tmp_path):
     assert [c for name, c in written.items() if name.endswith(".jpg")] == [*pictures.values(), make_image(9)]
 
 
+def test_a_bucket_that_is_not_there_costs_its_rows_and_no_others(pipeline, bucket, tmp_path):
+    """Also where the column is called url: objects in buckets are read, not fetched."""
+    bucket.put("a.jpg", make_image(1))
+    (tmp_path / "list.csv").write_text(f"url\n{bucket.url}/a.jpg\ns3://no-such-bucket-here/b.jpg\n")
+    result = pipeline(stages(0), input=tmp_path / "list.csv")
+    assert result.ledger["cause"].to_pylist() == [None, "missing_file"]
+
+
 def test_a_bucket_may_hold_everything_mixed(pipeline, bucket, shards, tmp_path):
     """A folder with tars, a packed one and images in it; and a path on disk beside it."""
     bucket.put("in/x/packed.tar.gz", gzip.compress((shards / "00000.tar").read_bytes()))
