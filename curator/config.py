@@ -15,7 +15,7 @@ from curator.custom import BUILT_IN, stage_class
 from curator.errors import ConfigError, CuratorError
 from curator.settings import Settings, checked
 from curator.stage import ProcessingStage, fields_of
-from curator.wording import meant
+from curator.wording import meant, unknown
 
 NOT_SETTINGS = ("hydra", "sweep", "name")
 GROUPS = ("stages", "recipe", "experiment")  # of files that say by their first line where their settings stand
@@ -78,10 +78,10 @@ def built(name: str, node: Mapping[str, Any], config_dir: Path | None) -> Proces
     kind = stage_class(node["_target_"], name, config_dir)
     mistakes = list(_nested(name, {k: v for k, v in node.items() if k != "_target_"}))
     fields = {str(k): v for k, v in node.items() if k != "_target_"}
-    unknown = [key for key in fields if key not in fields_of(kind)]
-    mistakes += [f"{name}.{key}: no such setting.{meant(key, fields_of(kind))}" for key in unknown]
+    strange = [key for key in fields if key not in fields_of(kind)]
+    mistakes += [f"{name}.{key}: {unknown(key, fields_of(kind), kind.elsewhere)}" for key in strange]
     try:
-        stage = kind(name=name, **{k: v for k, v in fields.items() if k not in unknown})
+        stage = kind(name=name, **{k: v for k, v in fields.items() if k not in strange})
     except CuratorError as error:
         lines = str(error).splitlines()
         mistakes += [line if line.startswith((f"{name}.", f"{name}:")) else f"{name}: {line}" for line in lines]

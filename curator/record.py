@@ -22,7 +22,7 @@ from curator.phases.decide import Verdicts
 from curator.phases.measure import Census
 from curator.settings import Settings
 from curator.stage import ProcessingStage, Role
-from curator.wiring import Plan
+from curator.wiring import Plan, given_by
 
 PACKAGES = ("curator", "dask", "hydra-core", "numpy", "open_clip_torch", "pillow", "pyarrow", "torch")
 
@@ -110,12 +110,14 @@ def run_record(
 def work(plan: Plan, census: Census, found: Mapping[str, Found]) -> dict[str, int]:
     """The images on which each kind of work was done in this run; 0 where all came from the store."""
     embeds = {s.name for s in plan.embedders}
+    hashes = {s.name for s in plan.images if given_by(s) and all(name.endswith("_hash") for name in given_by(s))}
     rows = census.measured
     return {
         "decoded": census.decoded,
         "embedded": max((rows[name] for name in embeds), default=0),
-        "scored": max((rows[s.name] for s in plan.images if s.name not in embeds), default=0),
+        "scored": max((rows[s.name] for s in plan.images if s.name not in {*embeds, *hashes}), default=0),
         "paired": max((f.compared for f in found.values()), default=0),
+        **({"hashed": max(rows[name] for name in hashes)} if hashes else {}),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from curator import address
+from curator.phases.gather import is_found
 from curator.phases.measure import survey
 from curator.progress import table
 from curator.settings import Settings
@@ -36,7 +37,11 @@ def _row(plan: Plan, store: Store, stage: str, contents: list[str], unseen: int)
     weights = plan.weights.get(stage, ())
     here = "" if not weights else "here" if all(w.path for w in weights) else "missing"
     if stage not in (plan.read.name, *(s.name for s in plan.images)):
-        return [stage, "", "", here]
+        finder = next((s for s in plan.collections if s.name == stage and s.has("find")), None)
+        if finder is None:
+            return [stage, "", "", here]
+        is_stored = not unseen and is_found(plan, store, finder, contents)
+        return [stage, "its pairs" if is_stored else "", "" if is_stored else "to find pairs", here]
     stored = sum(store.has(stage, address.measurement(plan.keys[stage], c)) for c in contents)
     to_do = [counted(len(contents) - stored, "piece")] if len(contents) > stored or not unseen else []
     to_do += [f"all of {counted(unseen, 'shard')}"] if unseen else []

@@ -86,9 +86,12 @@ class Column:
 
     `measure` is given it, or `choose` in a stage that has that verb: another ranking must never measure again. `keep`
     is given it in a stage that does not measure, for every image that is alive, with None or NaN where it is empty.
+    `number`: text will not do. `words`: what may have been meant where there is no such column.
     """
 
     name: str
+    number: bool = False
+    words: tuple[str, ...] = ()
 
 
 Need = Pixels | Embedding | Column
@@ -154,8 +157,9 @@ class Choice:
     `dropped_by` (N,) int64: the row that is kept in its place, -1 where the row stays.
     `similarity` (N,) float64 to that row, NaN where the row stays. `reason` is what the ledger says of a dropped row,
     up to the name of the row in its place, which follows it; `{similarity}` in it is filled in. `unrepresented` (N,)
-    True where a row is dropped and nobody is kept for it, as some published rules do. `remarks` are shown at the end;
-    `walked` counts rows whose pairs were too many to be stored, and were compared again.
+    True where a row is dropped and nobody is kept for it, as some published rules do: `resembles` (N,) int64 may then
+    name the row that it is dropped for and that goes as well, -1 where that is not known, with `similarity` to it.
+    `remarks` are shown at the end; `walked` counts rows whose pairs were too many to be stored and compared again.
     """
 
     dropped_by: Array
@@ -163,6 +167,7 @@ class Choice:
     cause: str = "near_duplicate"
     reason: str = "near-duplicate {similarity:.3f} of"
     unrepresented: Array | None = None
+    resembles: Array | None = None
     remarks: tuple[str, ...] = ()
     walked: int = 0
 
@@ -215,6 +220,7 @@ class ProcessingStage(BaseModel):
     called: ClassVar[str] = ""  # the name in YAML; by default the class's name in snake case
     needs: ClassVar[tuple[Need, ...]] = ()
     gives: ClassVar[tuple[str, ...]] = ()
+    elsewhere: ClassVar[Mapping[str, str]] = {}  # settings by the names that other tools have: what is said here
     copies_images: ClassVar[bool] = False  # of a writer: whether the images' bytes go where it writes
     light: ClassVar[bool] = False  # of a writer: whether each job of a sweep may run it
 
@@ -227,7 +233,7 @@ class ProcessingStage(BaseModel):
             super().__init__(**settings)
         except ValidationError as error:
             raise ConfigError(
-                plain(error, f"{settings.get('name') or kind.default_name()}.", fields_of(kind))
+                plain(error, f"{settings.get('name') or kind.default_name()}.", fields_of(kind), kind.elsewhere)
             ) from None
 
     name: str = speeds("")

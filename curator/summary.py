@@ -111,9 +111,10 @@ def _closing(ledger: pa.Table, run: dict[str, Any], output: str, plan: Plan) -> 
         f"{total['inputs']:,} in = {total['kept']:,} kept + {total['dropped']:,} dropped + {total['failed']:,} failed"
         f"{shards}; ledger sha256 {run['ledger_sha256'][:12]}"
     )
+    hashed = f", hashed {work['hashed']:,}" if "hashed" in work else ""
     yield (
         f"done on images in this run: decoded {work['decoded']:,}, embedded {work['embedded']:,}, "
-        f"scored {work['scored']:,}, compared {work['paired']:,}"
+        f"scored {work['scored']:,}{hashed}, compared {work['paired']:,}"
     )
     yield from _failures(ledger, run, plan)
     if run["passed_over"]:

@@ -91,6 +91,8 @@ class Sweep:
             record=record, started=self._started, voice=Voice(brief=True), **settings
         )
         row.counts = result.counts
+        for line in result.run.get("remarks", ()):
+            Progress.say(line)
 
     def _started(self, start: Any) -> Any:
         """The one cluster of all jobs, started by the first that needs it."""

@@ -13,7 +13,9 @@ from typing import Any
 from curator import address
 from curator.custom import identity_of, target_of
 from curator.errors import ConfigError
+from curator.pairs.ranking import TEXTS
 from curator.stage import Column, Embedding, Pixels, ProcessingStage, Weights
+from curator.wording import meant
 
 READ_GIVES = (
     "image", "format", "width", "height", "frames", "bytes", "content_hash", "caption", "notes",
@@ -220,9 +222,11 @@ def _needs(
             later = next((s.name for s in behind if need.name in given_by(s)), None)
             if later and stage.has("choose"):
                 continue  # it chooses after all filters, wherever they are listed
-            known = ", ".join(sorted(plan.givers))
-            hint = f"{later}, which gives it, stands behind it" if later else f"the stages listed give {known}"
-            yield f"{stage.name}: needs the column {need.name}; {hint}."
+            known = sorted(name for name in plan.givers if not need.number or name not in TEXTS)
+            told = f"the stages listed give {', '.join(known)}.{meant(need.name, [*need.words, *known])}"
+            yield f"{stage.name}: needs the column {need.name}; " + (
+                f"{later}, which gives it, stands behind it." if later else told
+            )
 
 
 def _embedding(

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BeforeValidator
 
 from curator.errors import ConfigError
-from curator.stage import Array, Columns
+from curator.stage import Array, Column, Columns
 
 POLICIES = {"aesthetic": ("aesthetic_score",), "resolution": ("width", "height"), "bytes": ("bytes",), "first": ()}
 BY_CELL = {"hard": 1, "easy": -1}
@@ -22,8 +22,21 @@ TEXTS = ("caption", "format", "image", "notes", "content_hash")
 USUAL = ("aesthetic", "resolution", "bytes")
 
 
+def check_policies(keep: tuple[str, ...] | None) -> None:
+    """Raises ValueError, in words for the person who wrote them, for policies that can rank nothing."""
+    if keep == ():
+        raise ValueError("keep: [] names no policy; null takes the usual ones, first the input order")
+    seen: dict[tuple[str, ...], str] = {}
+    for policy in keep or ():
+        check_policy(policy)
+        columns = tuple(column for column, _ in ranked_by(policy))
+        if columns in seen:
+            raise ValueError(f"keep: {policy} ranks by the same as {seen[columns]}, and has no say behind it; drop one")
+        seen[columns] = policy
+
+
 def check_policy(policy: str) -> None:
-    """Raises ValueError, in words for the person who wrote it, for a policy that can rank nothing."""
+    """Raises ValueError for a policy that can rank nothing."""
     name, _, direction = policy.partition(" ")
     if direction not in ("", "asc", "desc"):
         raise ValueError(f"keep: {policy!r} must end in asc or desc")
@@ -31,6 +44,12 @@ def check_policy(policy: str) -> None:
         raise ValueError(f"keep: {name} has its direction already")
     if name in TEXTS:
         raise ValueError(_no_ranks(name))
+
+
+def columns_for(keep: tuple[str, ...] | None) -> list[Column]:
+    """The columns that an explicit `keep` ranks by, as a stage needs them."""
+    names = dict.fromkeys(column for policy in keep or () for column, _ in ranked_by(policy) if column != CENTROID)
+    return [Column(name, number=True, words=(*POLICIES, *BY_CELL)) for name in names]
 
 
 def ranked_by(policy: str) -> Iterator[tuple[str, int]]:

@@ -12,22 +12,31 @@ import numpy as np
 from curator.pairs.crowd import Crowd
 from curator.pairs.representatives import Pairs
 from curator.stage import Array
+from curator.units import counted
 
 
 @dataclass(frozen=True)
 class InCell:
-    """What the rule does: `dropped` (N,), and how many of the near pairs lie in one cell."""
+    """What the rule does: `dropped` (N,), and how many of the near pairs lie in one of the `cells`.
+
+    `dropped_for` (N,) int64 is the better row that each dropped one is most like, `similarity` (N,) how much; -1 and
+    NaN where no pair of it is stored.
+    """
 
     dropped: Array
+    dropped_for: Array
+    similarity: Array
     pairs: int
     in_cell: int
+    cells: int
 
     def told(self, unrepresented: int) -> str:
         """What came of it, in one line."""
         share = f"{self.in_cell / self.pairs:.3f}" if self.pairs else "1"
         return (
-            f"rule=semdedup compares inside cells: it saw {self.in_cell:,} of {self.pairs:,} near pairs (recall "
-            f"{share}), and dropped {unrepresented:,} images without a kept one at the threshold"
+            f"rule=semdedup compares inside cells ({self.cells:,} here): it saw {self.in_cell:,} of "
+            f"{counted(self.pairs, 'near pair')} (recall {share}), and dropped {counted(unrepresented, 'image')} "
+            "without a kept one at the threshold"
         )
 
 
@@ -36,6 +45,10 @@ def in_cell(count: int, pairs: Pairs, cell_N: Array, rank_N: Array, crowd: Crowd
     same = cell_N[pairs.better] == cell_N[pairs.worse]
     dropped = np.zeros(count, bool)
     dropped[pairs.worse[same]] = True
+    dropped_for, similarity = np.full(count, -1, np.int64), np.full(count, np.nan)
+    rising = np.flatnonzero(same)[np.argsort(pairs.similarity[same], kind="stable")]  # what is assigned last stays
+    dropped_for[pairs.worse[rising]] = pairs.better[rising]
+    similarity[pairs.worse[rising]] = pairs.similarity[rising]
     total, inside = len(same), int(same.sum())
     for some, others in crowd.blocks() if crowd is not None else ():
         a, b = crowd.pairs_between(some, others)  # type: ignore[union-attr]
@@ -43,4 +56,9 @@ def in_cell(count: int, pairs: Pairs, cell_N: Array, rank_N: Array, crowd: Crowd
         alike = cell_N[more.better] == cell_N[more.worse]
         dropped[more.worse[alike]] = True
         total, inside = total + len(alike), inside + int(alike.sum())
-    return InCell(dropped, total, inside)
+    return InCell(dropped, dropped_for, similarity, total, inside, cells_of(cell_N))
+
+
+def cells_of(cell_N: Array) -> int:
+    """How many cells have rows; -1 is none."""
+    return int(np.count_nonzero(np.bincount(cell_N[cell_N >= 0])))

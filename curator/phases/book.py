@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from curator.ledger import CARRIED, DUPLICATE, FACTS, IDENTITY, OUTPUT, VERDICT, shown
 from curator.phases.columns import Samples
-from curator.phases.decide import DROPPED, STATUS, Verdicts, duplicate_columns
+from curator.phases.decide import DROPPED, STATUS, Verdicts, duplicate_columns, kept_before
 from curator.phases.inputs import Known
 from curator.stage import Array
 
@@ -34,7 +34,7 @@ def book(
         "stage": pa.array(verdicts.stage, pa.string()),
         "cause": pa.array(verdicts.cause, pa.string()),
         "reason": _reasons(verdicts, shard_names, keys),
-        "flags": pa.array(verdicts.flags, pa.string()),
+        "flags": _flags(verdicts, shard_names, keys),
         **{name: rows.table.column(name) for name in ("notes", *FACTS.names)},
         **{name: rows.table.column(name) for name in score_columns},
         **duplicate,
@@ -76,7 +76,8 @@ def _with_damaged(
 
 def _reasons(verdicts: Verdicts, shards: pa.Array, keys: pa.Array) -> pa.Array:
     """Why a row is not kept, in words. A duplicate names the row that it resembles, and where that one was dropped by a
-    later stage, why: `same bytes as a.tar/5, near-duplicate 0.973 of b.tar/17`.
+    later stage, why: `same bytes as a.tar/5, near-duplicate 0.973 of b.tar/17`. Where the same stage dropped that one,
+    as some published rules do, no more is told of it.
     """
     reasons = verdicts.reason.copy()
     rows = np.flatnonzero((verdicts.resembles >= 0) & (verdicts.status == DROPPED))
@@ -85,15 +86,26 @@ def _reasons(verdicts: Verdicts, shards: pa.Array, keys: pa.Array) -> pa.Array:
         reasons[row] = f"{reasons[row]} {shard}/{key}"
     if verdicts.outside is not None:
         for row in np.flatnonzero((verdicts.outside_of >= 0) & (verdicts.resembles < 0)):
-            shard, key = (verdicts.outside.column(n)[verdicts.outside_of[row]].as_py() for n in ("shard", "key"))
-            reasons[row] = f"{reasons[row]} {shard}/{key}, kept before"
+            reasons[row] += kept_before(verdicts.outside, int(verdicts.outside_of[row]))
+    reasons[rows[verdicts.alone[rows]]] += ", which is dropped as well"
     told = reasons.copy()
     for row in rows:
-        by = verdicts.resembles[row]
-        while by >= 0 and verdicts.status[by] == DROPPED:
+        by = row
+        while not verdicts.alone[by] and (by := verdicts.resembles[by]) >= 0 and verdicts.status[by] == DROPPED:
             told[row] += f", {reasons[by]}"
-            by = verdicts.resembles[by]
     return pa.array(told, pa.string())
+
+
+def _flags(verdicts: Verdicts, shards: pa.Array, keys: pa.Array) -> pa.Array:
+    """Who would have dropped a row, and why, with the names of the rows that it would have been dropped for."""
+    flags = verdicts.flags.copy()
+    for stage, rows, words, of in verdicts.flagged:
+        named = pa.array(np.maximum(of, 0))
+        names = zip(shards.take(named).to_pylist(), keys.take(named).to_pylist(), strict=True)
+        for row, why, by, (shard, key) in zip(rows, words, of, names, strict=True):
+            why = f"{stage}: {why} {shard}/{key}" if by >= 0 else f"{stage}: {why}"
+            flags[row] = f"{flags[row]}; {why}" if flags[row] else why
+    return pa.array(flags, pa.string())
 
 
 def texts(names: Any) -> pa.Array:

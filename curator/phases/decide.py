@@ -38,7 +38,10 @@ class Verdicts:
     dropped_by: Array  # (N,) int64: the row kept in its place, -1 where there is none
     similarity: Array  # (N,) float64 to that row, NaN where there is none
     resembles: Array  # (N,) int64: the row that it was dropped for, which a later stage may have dropped in its turn
+    alone: Array  # (N,) True where it was dropped for a row that the same stage dropped
     seen: dict[str, dict[str, int]] = field(default_factory=dict)  # stage -> in, kept, dropped, failed, flagged
+    flagged: list[tuple[str, Array, Sequence[str], Array]] = field(default_factory=list)
+    """By collection stages that flag: their name, rows, words, and the row that each of the words names, or -1."""
     remarks: list[str] = field(default_factory=list)  # of collection stages
     walked: int = 0  # rows whose pairs were not stored and were compared again
     outside: pa.Table | None = None  # shard and key of what is kept elsewhere, of every row that was dropped for it
@@ -50,7 +53,8 @@ class Verdicts:
         stage, cause, reason = (np.full(count, None, object) for _ in range(3))
         nobody, never = np.full(count, -1, np.int64), np.full(count, np.nan)
         flags = np.full(count, "", object)
-        return cls(np.zeros(count, np.int8), stage, cause, reason, flags, nobody, never, nobody.copy())
+        alone = np.zeros(count, bool)
+        return cls(np.zeros(count, np.int8), stage, cause, reason, flags, nobody, never, nobody.copy(), alone)
 
     @property
     def alive(self) -> Mask:
@@ -78,6 +82,19 @@ class Verdicts:
         """Say what a stage with `action=flag` would have done."""
         for row, why in zip(rows, reason, strict=True):
             self.flags[row] = "; ".join(filter(None, (self.flags[row], f"{stage}: {why}")))
+
+    def flag_for(self, stage: str, rows: Array, words: list[str], of: Array, outside: pa.Table | None) -> None:
+        """The same of rows for others: `of` counts rows of the run, behind them those of `outside`; -1 is unknown."""
+        for n in np.flatnonzero(of >= len(self.status)):
+            assert outside is not None
+            words[n] += kept_before(outside, int(of[n]) - len(self.status))
+        self.flagged.append((stage, rows, words, np.where(of < len(self.status), of, -1)))
+
+
+def kept_before(outside: pa.Table, row: int) -> str:
+    """The name of a row that is kept elsewhere, as it follows a reason."""
+    shard, key = (outside.column(name)[row].as_py() for name in ("shard", "key"))
+    return f" {shard}/{key}, kept before"
 
 
 def decide(stages: Sequence[ProcessingStage], rows: pa.Table, found: Mapping[str, Found]) -> Verdicts:
@@ -188,27 +205,32 @@ def compared(score: float, threshold: float) -> str:
 def _choose(verdicts: Verdicts, stage: Any, rows: pa.Table, found: Found | None) -> None:
     alive = verdicts.alive
     choice = _choice(stage, rows, found, alive)
-    alone = choice.unrepresented if choice.unrepresented is not None else np.zeros(len(choice.dropped_by), bool)
-    alone, dropped_by = alone[: len(alive)], choice.dropped_by[: len(alive)]
-    elsewhere = (dropped_by >= len(alive)) & alive
+    count = len(alive)
+    alone = choice.unrepresented[:count] if choice.unrepresented is not None else np.zeros(count, bool)
+    dropped_by = choice.dropped_by[:count]
+    elsewhere = (dropped_by >= count) & alive
     represented = (dropped_by >= 0) & alive & ~elsewhere
     out = np.flatnonzero(represented | elsewhere | (alone & alive))
     if not (alive & (dropped_by < 0) & ~alone)[dropped_by[represented]].all():
         raise CuratorError(f"{stage.name}.choose drops rows for rows that do not stay; each must name one that does.")
     _seen_by_now(verdicts, stage.name, int(alive.sum()))
+    # the names of rows are added when the ledger is written
     words = [choice.reason.format(similarity=similarity) for similarity in choice.similarity[out]]
-    if stage.action == "flag":
-        _drop(verdicts, stage, out, choice.cause, [f"{told} another image" for told in words])
-        return
+    resembles = np.where(alone, -1 if choice.resembles is None else choice.resembles[:count], dropped_by)
+    words = [UNREPRESENTED if resembles[row] < 0 else told for row, told in zip(out, words, strict=True)]
     verdicts.remarks += choice.remarks
     verdicts.walked += choice.walked
-    verdicts.dropped_by[out] = verdicts.resembles[out] = np.where(elsewhere, -1, dropped_by)[out]
-    verdicts.similarity[out] = choice.similarity[out]
+    if stage.action == "flag":
+        verdicts.flag_for(stage.name, out, words, resembles[out], None if found is None else found.outside)
+        verdicts.seen[stage.name]["flagged"] += len(out)
+        return
+    verdicts.resembles[out] = np.where(elsewhere, -1, resembles)[out]
+    verdicts.dropped_by[out] = np.where(elsewhere, -1, dropped_by)[out]
+    verdicts.similarity[out] = np.where(alone, np.nan, choice.similarity[:count])[out]
+    verdicts.alone[out] = alone[out]
     if elsewhere.any():
         assert found is not None
-        verdicts.kept_elsewhere(found.outside, np.flatnonzero(elsewhere), dropped_by[elsewhere] - len(alive))
-    # the names of rows are added when the ledger is written
-    words = [UNREPRESENTED if alone[row] else told for row, told in zip(out, words, strict=True)]
+        verdicts.kept_elsewhere(found.outside, np.flatnonzero(elsewhere), dropped_by[elsewhere] - count)
     _drop(verdicts, stage, out, choice.cause, words)
     follow_representatives(verdicts)
 
@@ -250,7 +272,7 @@ def _seen_by_now(verdicts: Verdicts, stage: str, alive: int) -> None:
 
 
 def follow_representatives(verdicts: Verdicts) -> None:
-    """Where a later stage dropped a representative, the rows that it stood for go over to its own.
+    """Where a later stage dropped a representative, the rows that it stood for go over to its own, if it has one.
 
     How similar they are to that one was not measured: not more than the less similar step on the way is claimed, which
     is exact for copies.
@@ -263,9 +285,11 @@ def follow_representatives(verdicts: Verdicts) -> None:
             outside[away], by[away] = outside[by[away]], -1
         moved = (by >= 0) & (by[np.maximum(by, 0)] >= 0)
         if not moved.any():
-            return
+            break
         verdicts.similarity[moved] = np.minimum(verdicts.similarity[moved], verdicts.similarity[by[moved]])
         by[moved] = by[by[moved]]
+    left = (by >= 0) & verdicts.alone[np.maximum(by, 0)]
+    by[left], verdicts.similarity[left] = -1, np.nan
 
 
 def duplicate_columns(verdicts: Verdicts, shards: pa.Array, keys: pa.Array, number: Array) -> dict[str, pa.Array]:

@@ -96,13 +96,12 @@ def _no_columns(stages: Sequence[Any]) -> dict[str, Any]:
 def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, voice: Any) -> Found:
     """What a stage with the verb `find` finds among the census's embeddings: stored, or found now."""
     feed = plan.feeds[stage.name]
-    inputs = [address.measurement(plan.keys[feed], content) for content in census.contents]
+    inputs = _addresses(plan, feed, census.contents)
     own = sorted(set(inputs))
     these = These(plan.space_of(stage), feed, plan.keys[feed], own, _columns(store, feed, own))
     before = _earlier(stage, these, voice.say)
     distinct = sorted({*own, *before.pieces})
-    collection = address.found("collection", distinct)
-    shelf, place = shelf_of(plan, stage), address.found(plan.keys[stage.name], distinct)
+    collection, shelf, place = _where(plan, stage, distinct)
     stored = _stored(store, stage, shelf, place, collection)
     compared = 0
     if stored is None:
@@ -132,6 +131,25 @@ def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, voice
     table = table if stored is None else stored.table
     outside = before.rows(distinct) if before.pieces else None
     return Found(table, *_places(census, inputs, distinct), compared, outside, tuple(sorted(before.pieces)))
+
+
+def is_found(plan: Plan, store: Store, stage: Any, contents: Sequence[str]) -> bool:
+    """Whether the store has what a stage finds among pieces of these contents."""
+    feed = plan.feeds[stage.name]
+    own = set(_addresses(plan, feed, contents))
+    distinct = sorted({*own, *_earlier(plan, stage, _columns(store, feed, sorted(own))).pieces})
+    collection, shelf, place = _where(plan, stage, distinct)
+    return _stored(store, stage, shelf, place, collection) is not None
+
+
+def _addresses(plan: Plan, feed: str, contents: Sequence[str]) -> list[str]:
+    return [address.measurement(plan.keys[feed], content) for content in contents]
+
+
+def _where(plan: Plan, stage: Any, distinct: Sequence[str]) -> tuple[str, str, str]:
+    """What stands for a collection; the shelf and the address of what is found in it."""
+    collection = address.found("collection", distinct)
+    return collection, shelf_of(plan, stage), address.found(plan.keys[stage.name], distinct)
 
 
 def _columns(store: Store, feed: str, addresses: Sequence[str]) -> int | None:

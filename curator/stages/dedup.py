@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -10,14 +11,13 @@ from pydantic import model_validator
 
 from curator.pairs.crowd import Crowd
 from curator.pairs.found import CROWDED, Found, place
-from curator.pairs.ranking import CENTROID, Policies, check_policy, ranked_by
+from curator.pairs.ranking import BY_CELL, Policies, check_policies, columns_for
 from curator.pairs.representatives import Pairs, keep_representatives, named
-from curator.pairs.semdedup import in_cell
+from curator.pairs.semdedup import cells_of, in_cell
 from curator.pairs.standing import Standing, at
 from curator.stage import (
     Array,
     Choice,
-    Column,
     Columns,
     Each,
     Embedding,
@@ -36,6 +36,10 @@ class SemanticDeduplicationStage(ProcessingStage):
 
     called: ClassVar[str] = "dedup"
     version: ClassVar[int] = 2
+    elsewhere: ClassVar[dict[str, str]] = {
+        "eps": "eps is 1 - similarity_threshold",
+        "which_to_keep": "keep says who stays",
+    }
 
     similarity_threshold: float = decides(0.95, gt=0, le=1)
     similarity_floor: float = measures(0.9, gt=0, le=1)
@@ -57,14 +61,12 @@ class SemanticDeduplicationStage(ProcessingStage):
                 f"{self.similarity_floor:g}, under which no pair is looked for; add "
                 f"dedup.similarity_floor={self.similarity_threshold:g}"
             )
-        for policy in self.keep or ():
-            check_policy(policy)
+        check_policies(self.keep)
         return self
 
     def needed(self) -> tuple[Need, ...]:
         """An embedding, and the columns that an explicit `keep` ranks by."""
-        columns = [column for policy in self.keep or () for column, _ in ranked_by(policy) if column != CENTROID]
-        return (Embedding(), *(Column(name) for name in dict.fromkeys(columns)))
+        return (Embedding(), *columns_for(self.keep))
 
     def find(self, vectors: Vectors, each: Each) -> pa.Table:
         """Every pair of distinct vectors at or above the floor, and what else choosing needs: see `pairs/found.py`."""
@@ -88,21 +90,39 @@ class SemanticDeduplicationStage(ProcessingStage):
         best, copies, best_of = standing.best(alive)
         pairs = Pairs.of(*standing.pairs(self.similarity_threshold, best), rank)
         crowd = self._crowd(view, standing.vectors, best)
-        remarks: list[str] = []
-        unrepresented = np.zeros(count, bool)
-        if self.rule == "semdedup":
-            published = in_cell(count, pairs, standing.cell, rank, crowd)
+        remarks = list(self._told(standing))
+        unrepresented, resembles = np.zeros(count, bool), np.full(count, -1, np.int64)
+        published = in_cell(count, pairs, standing.cell, rank, crowd) if self.rule == "semdedup" else None
+        if published is not None:
             dropped_by, similarity = named(count, pairs, rank, ~published.dropped, crowd)
             unrepresented = published.dropped & (dropped_by < 0)
-            remarks.append(published.told(int(unrepresented.sum())))
+            resembles[unrepresented] = published.dropped_for[unrepresented]
+            similarity[unrepresented] = published.similarity[unrepresented]
         else:
             dropped_by, similarity = keep_representatives(count, pairs, rank, crowd)
         stays = (dropped_by[best_of] < 0) & ~unrepresented[best_of]
         dropped_by[copies] = np.where(stays, best_of, dropped_by[best_of])
         similarity[copies] = np.where(stays, 1.0, similarity[best_of])  # rows of one vector have the same neighbours
-        unrepresented[copies] = unrepresented[best_of]
+        unrepresented[copies], resembles[copies] = unrepresented[best_of], resembles[best_of]
+        if published is not None:
+            remarks.append(published.told(int(unrepresented.sum())))
         walked = 0 if crowd is None else len(crowd.rows)
-        return Choice(dropped_by, similarity, unrepresented=unrepresented, remarks=tuple(remarks), walked=walked)
+        return Choice(
+            dropped_by, similarity, unrepresented=unrepresented, resembles=resembles, remarks=tuple(remarks),
+            walked=walked,
+        )  # fmt: skip
+
+    def _told(self, standing: Standing) -> Iterator[str]:
+        """From whose centroids `hard` and `easy` reckon."""
+        policy = next((policy for policy in self.keep or () if policy in BY_CELL), None)
+        cells = cells_of(standing.cell)
+        if policy is not None and cells == 1:
+            yield (
+                f"{self.name}: keep={policy} ranks by the distance from the mean of all images, for there is one "
+                f"k-means cell; {self.name}.n_clusters=N makes more"
+            )
+        elif policy is not None and cells:
+            yield f"{self.name}: keep={policy} ranks by the distance from the centroids of {cells:,} k-means cells"
 
     def _crowd(self, found: Found, vectors: Array, best: Array) -> Crowd | None:
         """The rows whose pairs among themselves are not stored, those that live."""

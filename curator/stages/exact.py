@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import model_validator
 
-from curator.pairs.ranking import Policies, check_policy, ranked_by, ranks
+from curator.pairs.ranking import Policies, check_policies, columns_for, ranks
 from curator.stage import (
     Array,
     Choice,
@@ -48,8 +48,8 @@ class ExactDeduplicationStage(ProcessingStage):
 
     @model_validator(mode="after")
     def _possible(self) -> ExactDeduplicationStage:
+        check_policies(self.keep)
         for policy in self.keep or ():
-            check_policy(policy)
             if policy in ("hard", "easy"):
                 raise ValueError(f"keep: {policy} ranks by distance to other images, which is the same for equal ones")
         return self
@@ -61,8 +61,7 @@ class ExactDeduplicationStage(ProcessingStage):
     def needed(self) -> tuple[Need, ...]:
         """What is equal, and the columns that an explicit `keep` ranks by."""
         what: Need = Pixels() if self.by == "pixels" else Column("content_hash")
-        columns = [column for policy in self.keep or () for column, _ in ranked_by(policy)]
-        return (what, *(Column(name) for name in dict.fromkeys(columns)))
+        return (what, *columns_for(self.keep))
 
     def prepare(self, image: Any) -> Array:
         """One Pillow image -> (32,) uint8: SHA-256 over its mode, its size and its pixels, row by row from the top."""
