@@ -184,6 +184,23 @@ def test_what_is_wrong_with_a_question_is_told_line_by_line(here, capsys, argume
     assert [re.sub(r'with "\{.*?";', 'with "{";', line) for line in lines] == said
 
 
+def test_a_gallery_replaces_only_a_gallery(here, tmp_path, capsys):
+    """Any other file stays as it is; a folder, and a path in none, are refused before anything is looked for."""
+    mine = tmp_path / "mine.html"
+    mine.write_text("<html>my own</html>")
+    for path, said in ((mine, "was not made by curate-search"), (tmp_path, "is a folder; name a file in it"),
+                       (tmp_path / "no/x.html", f"there is no folder {tmp_path / 'no'}.")):  # fmt: skip
+        code, out, err = search(capsys, "index=out", "query=a house", "k=1", f"gallery={path}")
+        assert (code, out) == (2, "")
+        assert said in err
+    assert mine.read_text() == "<html>my own</html>"
+    assert not (tmp_path / "no").exists()
+    page = f"gallery={tmp_path / 'page.html'}"
+    assert search(capsys, "index=out", "query=a house", "k=1", page)[0] == 0
+    assert search(capsys, "index=out", "query=yellow flowers", "k=1", page)[0] == 0
+    assert "yellow flowers" in (tmp_path / "page.html").read_text()
+
+
 def test_an_index_that_another_model_made_is_refused(here, capsys, tmp_path):
     """By its weights, and by the run that it lies in: what is near in one space says nothing about another."""
     for name, change in (("weights", ["0" * 64]), ("key", "0" * 64)):

@@ -18,7 +18,7 @@ from curator.progress import Progress
 from curator.query.pictures import Pictures, Thumbnail, thumbnail
 from curator.query.places import Opened
 from curator.query.search import Question, asked, found
-from curator.query.shown import ending, table, write_gallery
+from curator.query.shown import check_gallery, ending, table, write_gallery
 from curator.wording import meant
 
 USAGE = """\
@@ -108,7 +108,7 @@ def _settings(given: Sequence[str], config_dir: str | None) -> tuple[dict[str, A
             settings[name] = value
     if config_dir is not None and not Path(config_dir).is_dir():
         mistakes.append(f"--config-dir {config_dir}: there is no such folder.")
-    gallery = settings.pop("gallery", "")
+    gallery = os.path.expanduser(settings.pop("gallery", ""))
     taken: dict[str, Any] = {name: value for name, value in settings.items() if value != "null"}
     for name in ("index", "image", "model_dir"):
         if taken.get(name, "").startswith("~/"):
@@ -128,6 +128,9 @@ def _settings(given: Sequence[str], config_dir: str | None) -> tuple[dict[str, A
 
 
 def _answer(question: Question, at: Opened, gallery: str | None) -> int:
+    place = Path(gallery) if gallery else at.folder / "search.html" if at.folder and gallery is not None else None
+    if place is not None:
+        check_gallery(place)
     results = found(question, at)
     if not at.index.about.count:
         print(f"{at.name} holds no vectors: there is nothing to be found.")
@@ -138,7 +141,6 @@ def _answer(question: Question, at: Opened, gallery: str | None) -> int:
     told = ending(results, question.k)
     print(table(results))
     print(told)
-    place = Path(gallery) if gallery else at.folder / "search.html" if at.folder and gallery is not None else None
     if place is not None:
         what = f"“{question.query}”" if question.query else f"like {Path(str(question.image)).name}"
         where = f", where {question.where}" if question.where else ""

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from curator.commit import commit_bytes
+from curator.errors import ConfigError
 from curator.progress import terminal_width
 from curator.query.pictures import Pictures, Thumbnail
 from curator.units import counted
@@ -19,6 +20,8 @@ WIDEST = 120
 LEAST_CAPTION, MOST_PLACE = 20, 30
 MOST_SCORES = 4
 CAPTION_LETTERS = 240
+MARK = b'<meta name="generator" content="curate-search">'
+"""Stands in the head of every page of ours, and tells which file may be replaced by another."""
 _NO_SCORE = ("rank", "similarity", "folded", "index", "width", "height", "duplicate_group")
 
 
@@ -89,6 +92,28 @@ def ending(results: pa.Table, wanted: int) -> str:
     fewer = f" of {wanted:,} asked for: there are no more" if count < wanted else ""
     near = f"; {folded:,} near-identical {'one is' if folded == 1 else 'ones are'} folded into them" if folded else ""
     return f"{counted(count, 'image')}{fewer}{near}"
+
+
+def check_gallery(path: Path) -> None:
+    """Raise ConfigError where a page cannot go to this path, or would replace what is no page of ours."""
+    if path.is_dir():
+        raise ConfigError(f"gallery: {path} is a folder; name a file in it, such as {path / 'search.html'}.")
+    if not path.parent.is_dir():
+        raise ConfigError(f"gallery: {path}: there is no folder {path.parent}.")
+    if path.exists() and not is_gallery(path):
+        raise ConfigError(
+            f"gallery: {path} is there and was not made by curate-search; it stays as it is. Name another path, or "
+            "gallery=null for none."
+        )
+
+
+def is_gallery(path: Path) -> bool:
+    """Whether a file is a page of ours, by the mark in its head."""
+    try:
+        with open(path, "rb") as file:
+            return MARK in file.read(512)
+    except OSError:
+        return False
 
 
 def write_gallery(path: Path, results: pa.Table, pictures: Pictures, title: str, line: str, asked: Thumbnail) -> int:
