@@ -179,7 +179,7 @@ class Run:
         ledger = book(rows, verdicts, census.shards, self._score_columns(), self.plan.read.name)
         self._check_failures(ledger)
         self._check_replaced(ledger)
-        ledger, facts = self._timed("write", lambda: self._written(ledger, census))
+        ledger, facts = self._timed("write", lambda: self._written(ledger, census, identity))
         return self._committed(ledger, verdicts, facts, census, found, identity)
 
     def _timed(self, phase: str, work: Callable[[], Any]) -> Any:
@@ -278,10 +278,10 @@ class Run:
         of = ", ".join(given) if isinstance(given, list) else given
         self.voice.say(f"{self.settings.output}: replaces the run of {of} ({had.get('kept', 0):,} kept)")
 
-    def _written(self, ledger: pa.Table, census: Census) -> tuple[pa.Table, dict[str, Any]]:
+    def _written(self, ledger: pa.Table, census: Census, identity: str) -> tuple[pa.Table, dict[str, Any]]:
         """Copy what is kept into `.next`, and the ledger beside it."""
         folder = self.output.begin()
-        source = StoredSource(self.store, census.shards, self.plan)
+        source = StoredSource(self.store, census.shards, self.plan, identity, str(self.output.place))
         writers = [w for w in self.plan.writers if w.light or self.settings.write_images]
         ledger, facts = write(ledger, writers, source, folder, _in_threads)
         inputs = sum(known.samples + (known.damage is not None) for known in census.shards)

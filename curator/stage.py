@@ -176,6 +176,8 @@ class Source(Protocol):
     """What a writer takes from: the samples behind rows of the ledger. Pickles as a description."""
 
     ledger: Any  # the whole ledger, a pyarrow Table; for the writer itself, not for its tasks
+    run: str  # the run's identity, as in run.json
+    output: str  # where its output lies in the end: a path from the root, or a URL
 
     def shard(self, given: str) -> Any:
         """The shard that the ledger calls by this name: a `curator.formats.base.Shard`."""

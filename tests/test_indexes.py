@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,20 +151,22 @@ def test_a_database_of_milvus_in_the_output_holds_each_row_once_and_a_search_cha
     assert len(rows) == 40
     row = rows["a.tar", "000005"]
     assert np.allclose(row["vector"], stored_vectors(tmp_path)[5], atol=1e-6)
-    assert (row["caption"], row["curator_space"], row["curator_namespace"]) == ("picture 5", "stages.Tiny", "out")
+    assert (row["caption"], row["curator_space"], row["curator_output"]) == ("picture 5", "stages.Tiny", str(tmp_path / "out"))
     assert pipeline(stages, input=shard).unchanged
 
 
 def test_written_twice_and_stricter_a_database_holds_each_kept_row_once(pipeline, shard, tmp_path):
     """What is there in the same form is not sent again; what is no longer kept is gone, also from searches."""
     def written(threshold, output="out", **more):
-        stages = [*SOURCES, Brightness(score_threshold=threshold), Tiny(), MilvusWriterStage(uri=uri, **more)]
+        writer = MilvusWriterStage(uri=uri, namespace="out", **more)
+        stages = [*SOURCES, Brightness(score_threshold=threshold), Tiny(), writer]
         result = pipeline(stages, input=shard, output=tmp_path / output)
         return result, {name: result.run["write"]["milvus"][name] for name in ("rows", "sent", "there", "deleted")}
 
     uri = str(tmp_path / "db/vectors.db")
     assert written(0.0)[1] == {"rows": 40, "sent": 40, "there": 0, "deleted": 0}
-    assert written(0.0, "second/out")[1] == {"rows": 40, "sent": 0, "there": 40, "deleted": 0}
+    shutil.rmtree(tmp_path / "out")  # as if the run had ended before its output was in place
+    assert written(0.0)[1] == {"rows": 40, "sent": 0, "there": 40, "deleted": 0}
     result, counts = written(0.5)
     kept = {row["key"] for row in result.ledger.to_pylist() if row["status"] == "kept"}
     assert counts == {"rows": len(kept), "sent": 0, "there": len(kept), "deleted": 40 - len(kept)}
@@ -186,16 +189,109 @@ def test_written_twice_and_stricter_a_database_holds_each_kept_row_once(pipeline
 def test_a_row_whose_score_changed_is_sent_again_and_one_of_somebody_else_is_left_alone(pipeline, shard, tmp_path):
     """The hash covers columns as well as vectors; only ids of Curator's own form are ever deleted."""
     uri = str(tmp_path / "vectors.db")
-    pipeline([*SOURCES, Brightness(), Tiny(), MilvusWriterStage(uri=uri)], input=shard)
+    pipeline([*SOURCES, Brightness(), Tiny(), MilvusWriterStage(uri=uri, namespace="out")], input=shard)
     with milvus.connected(uri) as client:
         mine = {"id": "mine", "vector": [1.0] * DIM, milvus.NAMESPACE: "out", milvus.HASH: "", "shard": "x", "key": "y"}
         client.upsert("curator", [mine])
-    result = pipeline([*SOURCES, Brightness(scale=0.5), Tiny(), MilvusWriterStage(uri=uri)], input=shard)
+    result = pipeline([*SOURCES, Brightness(scale=0.5), Tiny(), MilvusWriterStage(uri=uri, namespace="out")], input=shard)
     assert result.run["write"]["milvus"]["sent"] == 40
     rows = in_milvus(uri)
     assert len(rows) == 41
     scores = {row["key"]: row["brightness"] for row in result.ledger.to_pylist()}
     assert all(rows["a.tar", key]["brightness"] == pytest.approx(score) for key, score in scores.items())
+
+
+def test_outputs_of_one_name_share_no_rows_and_a_namespace_of_another_is_taken_only_when_told(
+    pipeline, shard, tmp_path
+):
+    """What an output sent is not deleted by another that is called the same, nor by one that names its namespace."""
+    uri = str(tmp_path / "vectors.db")
+    other = make_shard(tmp_path / "in/b.tar", make_samples(3, 50))
+
+    def written(output, input, **more):
+        return pipeline([*SOURCES, Tiny(), MilvusWriterStage(uri=uri, **more)], input=input, output=tmp_path / output)
+
+    written("one/out", shard)
+    written("two/out", other)
+    assert len(in_milvus(uri)) == 43
+    written("one/named", shard, namespace="mine")
+    with pytest.raises(ConfigError, match=r"milvus\.namespace: .* rows of mine were written by the output .*/one/named,"):
+        written("two/named", other, namespace="mine")
+    with milvus.connected(uri) as client:
+        assert len(in_milvus_of(client, "mine")) == 40
+    facts = written("two/named", other, namespace="mine", overwrite=True).run["write"]["milvus"]
+    assert (facts["sent"], facts["deleted"]) == (3, 40)
+    with pytest.raises(ConfigError, match=r"rows of the namespace mine were replaced by those of the output .*/two/named"):
+        curator.search(tmp_path / "one/named", vector=np.ones(DIM))
+    with pytest.raises(ConfigError, match=r"has no mien\. Did you mean mine\? There are mine, out-\w{6}, out-\w{6}\."):
+        curator.search(uri, vector=np.ones(DIM), namespace="mien")
+    with milvus.connected(uri) as client:
+        ids = [row["id"] for row in in_milvus_of(client, "mine")]
+        client.delete("curator", ids=ids[:1])
+    with pytest.warns(UserWarning, match="the namespace mine holds 2 rows, and its run wrote 3"):
+        assert curator.search(tmp_path / "two/named", vector=np.ones(DIM)).num_rows == 2
+    with milvus.connected(uri) as client:
+        client.delete("curator", ids=ids)
+    with pytest.raises(ConfigError, match="the namespace mine held 3 rows and is empty now"):
+        curator.search(tmp_path / "two/named", vector=np.ones(DIM))
+
+
+def in_milvus_of(client, namespace):
+    """The ids of one namespace."""
+    client.load_collection("curator")
+    return client.query("curator", filter=milvus.in_namespace(namespace), limit=100, output_fields=["id"])
+
+
+def test_a_namespace_of_pinecone_that_another_output_wrote_is_taken_only_when_told(pipeline, shard, service, tmp_path):
+    """As with Milvus."""
+    def written(output, **more):
+        stages = [*SOURCES, Tiny(), PineconeWriterStage(host=service.host, **more)]
+        return pipeline(stages, input=shard, output=tmp_path / output)
+
+    written("one/out")
+    written("two/out")
+    assert [len(rows) for rows in service.rows.values() if rows] == [40, 40]
+    written("one/named", namespace="mine")
+    with pytest.raises(ConfigError, match=r"pinecone\.namespace: .* written by the output .*/one/named,"):
+        written("two/named", namespace="mine")
+    assert written("two/named", namespace="mine", overwrite=True).run["write"]["pinecone"]["sent"] == 40
+
+
+def test_a_database_is_found_from_any_folder_and_a_search_makes_none(pipeline, shard, tmp_path, monkeypatch):
+    """Its place is kept whole; where it is gone, that is said."""
+    monkeypatch.chdir(tmp_path)
+    pipeline([*SOURCES, Tiny(), MilvusWriterStage(uri="db/vectors.db")], input=shard)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert curator.search(tmp_path / "out", vector=np.ones(DIM), k=3).num_rows == 3
+    (tmp_path / "db").rename(tmp_path / "moved")
+    with pytest.raises(ConfigError, match=r"its database .*/db/vectors\.db is not there"):
+        curator.search(tmp_path / "out", vector=np.ones(DIM))
+    assert not (tmp_path / "db").exists()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_database_that_another_process_has_open_is_said_to_be(pipeline, shard, tmp_path):
+    """Milvus Lite lets in one at a time."""
+    uri = tmp_path / "vectors.db"
+    pipeline([*SOURCES, Tiny(), MilvusWriterStage(uri=str(uri))], input=shard)
+    hold = f"import fcntl; f = open({str(uri / 'LOCK')!r}); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(OutsideError, match=r"another process has it open, .* try again\.$"):
+            curator.search(tmp_path / "out", vector=np.ones(DIM))
+        process.communicate(b"\n")
+    assert curator.search(tmp_path / "out", vector=np.ones(DIM), k=1).num_rows == 1
+
+
+def test_a_run_that_fills_a_database_says_nothing_in_its_librarys_words(curate, shard, tmp_path):
+    """No line of a log: what a person sees is Curator's."""
+    ran = curate("stages=[partition,read,embed,milvus]", "embed.model=curator-demo", "embed.pretrained=curator-demo",
+                 f"input={shard}", f"output={tmp_path / 'out'}", f"store={tmp_path / 'store'}")  # fmt: skip
+    assert ran.code == 0, ran.said
+    assert "40 vectors (40 sent" in ran.said
+    assert "mvccTs" not in ran.said
 
 
 def test_equal_keys_of_one_shard_and_of_two_are_rows_of_their_own(pipeline, tmp_path):
@@ -228,7 +324,7 @@ def test_a_database_of_another_model_is_not_written_to(pipeline, shard, tmp_path
 
 def test_a_service_that_is_not_there_ends_the_run_in_a_sentence(pipeline, shard, tmp_path):
     """Exit 4; the output is as it was."""
-    with pytest.raises(OutsideError, match=r"http://127\.0\.0\.1:9: Milvus says: .*run again to go on") as caught:
+    with pytest.raises(OutsideError, match=r"http://127\.0\.0\.1:9: Milvus says: .* server unavailable\.$") as caught:
         pipeline([*SOURCES, Tiny(), MilvusWriterStage(uri="http://127.0.0.1:9")], input=shard)
     assert caught.value.exit_code == 4
     assert not (tmp_path / "out/run.json").exists()
@@ -237,7 +333,7 @@ def test_a_service_that_is_not_there_ends_the_run_in_a_sentence(pipeline, shard,
 def test_pinecone_is_brought_up_to_date_and_searched_through_its_own_client(pipeline, shard, service, tmp_path):
     """Against a server of our own that answers as the service is documented to; not against the service."""
     def written(threshold):
-        stages = [*SOURCES, Brightness(score_threshold=threshold), Tiny(), PineconeWriterStage(host=service.host)]
+        stages = [*SOURCES, Brightness(score_threshold=threshold), Tiny(), PineconeWriterStage(host=service.host, namespace="out")]
         facts = pipeline(stages, input=shard).run["write"]["pinecone"]
         return {name: facts[name] for name in ("rows", "sent", "there", "deleted")}
 
@@ -262,6 +358,7 @@ def test_what_pinecone_says_is_told_without_the_key(pipeline, shard, service, mo
     monkeypatch.setenv("PINECONE_API_KEY", "secret-and-wrong")
     with pytest.raises(OutsideError, match="Pinecone says: ") as caught:
         pipeline([*SOURCES, Tiny(), PineconeWriterStage(host=service.host)], input=shard)
+    assert "run again" not in str(caught.value)  # nothing was sent
     assert "secret" not in str(caught.value)
     assert "Invalid API Key" in str(caught.value)
 
@@ -271,7 +368,7 @@ import sys
 from curator import FilePartitioningStage, ImageReaderStage, Pipeline, PineconeWriterStage
 from tests.stages import Tiny
 host, shard, output, store = sys.argv[1:]
-stages = [FilePartitioningStage(), ImageReaderStage(), Tiny(), PineconeWriterStage(host=host, batch_size=8)]
+stages = [FilePartitioningStage(), ImageReaderStage(), Tiny(), PineconeWriterStage(host=host, namespace="out2", batch_size=8)]
 Pipeline("killed", stages).run(input=shard, output=output, store=store)
 """
 
@@ -293,7 +390,7 @@ def test_a_run_that_was_killed_while_it_sent_goes_on_where_it_was(pipeline, shar
     # the batch that was on its way when the process died may have arrived
     arrived = sum(service.upserts)
     assert arrived in (16, 24)
-    facts = pipeline([*SOURCES, Tiny(), PineconeWriterStage(host=service.host, batch_size=8)], input=shard,
+    facts = pipeline([*SOURCES, Tiny(), PineconeWriterStage(host=service.host, namespace="out2", batch_size=8)], input=shard,
                      output=tmp_path / "out2").run["write"]["pinecone"]  # fmt: skip
     assert (facts["rows"], facts["sent"], facts["there"]) == (40, 40 - arrived, arrived)
     assert len(service.rows["out2"]) == 40

@@ -171,6 +171,12 @@ def test_copies_of_a_picture_stand_behind_it(pipeline, tmp_path, capsys):
         (["index=out", "image=none.jpg"], ["image: none.jpg cannot be read: No such file or directory."]),
         (["index=out", "image=out/run.json"], [
             'image: out/run.json cannot be used: Starts with "{"; none of JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF fits.']),
+        (["index=out/run.json", "query=x"], ["index: out/run.json is a file; name the output of a run."]),
+        (["index=out", "query=x", "namespace=a", "collection=b"], [
+            "collection: is of a Milvus database that index= names itself; out is none. Leave it out.",
+            "namespace: is of a Milvus database that index= names itself; out is none. Leave it out."]),
+        (["index=out", "query=x", "embedding=foo"], [
+            "embedding: says which vectors of the store are compared; out/faiss is an index, of embed. Leave it out."]),
         (["index=nowhere.db", "query=x"], ["index: there is no nowhere.db."]),
         (["--config-dir", "nowhere", "index=out", "query=x"], ["--config-dir nowhere: there is no such folder."]),
         (["--frob", "index=out"], ["unrecognized arguments: --frob. `curate-search --help` shows what there is."]),
@@ -216,6 +222,18 @@ def test_an_index_that_another_model_made_is_refused(here, capsys, tmp_path):
         assert ("the run that it lies in" in err) == (name == "key")
 
 
+def test_an_index_of_another_run_of_the_same_model_is_refused(pipeline, tmp_path):
+    """It would answer with that run's images."""
+    for name, start in (("one", 0), ("two", 50)):
+        shard = make_shard(tmp_path / f"{name}.tar", make_samples(3, start))
+        pipeline([FilePartitioningStage(), ImageReaderStage(), Tiny(), FaissWriterStage()], input=shard,
+                 output=tmp_path / name)  # fmt: skip
+    shutil.rmtree(tmp_path / "one/faiss")
+    shutil.copytree(tmp_path / "two/faiss", tmp_path / "one/faiss")
+    with pytest.raises(ConfigError, match="was written by another run than the one that it lies in"):
+        curator.search(tmp_path / "one", vector=np.ones(192))
+
+
 def test_a_model_that_embeds_no_text_says_so(pipeline, tmp_path):
     """An image or a vector can still be asked with."""
     make_shard(tmp_path / "in/a.tar", make_samples(3))
@@ -254,7 +272,7 @@ def test_what_stands_in_a_caption_or_a_key_is_text_on_the_page(pipeline, tmp_pat
     results = curator.search("out", vector=np.ones(192))
 
     def page():
-        with opened("out", "curator", None, None) as at:
+        with opened("out", None, None, None) as at:
             missing = write_gallery(tmp_path / "page.html", results, Pictures(at), "<i>", "<u>", Thumbnail())
         return missing, (tmp_path / "page.html").read_text()
 

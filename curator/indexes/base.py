@@ -35,6 +35,7 @@ class About:
     columns: Mapping[str, Kind]
     metric: str = "cosine"  # the inner product of unit vectors
     place: Mapping[str, Any] = field(default_factory=dict)  # what finds it again: uri, collection, nprobe ...
+    run: str = ""  # the identity of the run that wrote it, as in its run.json
     edition: int = EDITION
 
     def save(self, folder: Path) -> None:

@@ -5,6 +5,7 @@ A row has the id, the vector, `curator_namespace`, `curator_hash` and every colu
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from curator.indexes.where import Comparison, Condition, kind_of_value
 from curator.stage import Array
 
 TOKEN = "MILVUS_TOKEN"
-NAMESPACE, HASH = "curator_namespace", "curator_hash"
+NAMESPACE, HASH, OUTPUT = "curator_namespace", "curator_hash", "curator_output"
 MOST = 16_384
 """Rows that one question may ask for."""
 AT_ONCE = 1000
@@ -32,12 +33,18 @@ def is_server(uri: str) -> bool:
 
 
 @contextmanager
-def connected(uri: str) -> Iterator[Any]:
-    """A client. Raises OutsideError, in a sentence, for whatever the service says meanwhile."""
-    for name in ("pymilvus", "milvus_lite", "grpc._server"):  # they log what they raise, with a traceback
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+def connected(uri: str, make: bool = False) -> Iterator[Any]:
+    """A client; `make`: a database of this machine is made where it is not there.
+
+    Raises OutsideError, in a sentence, for whatever the service says meanwhile, ConfigError where nothing is there.
+    """
     from pymilvus import MilvusClient
     from pymilvus.exceptions import MilvusException
+
+    for name in ("pymilvus", "milvus_lite", "grpc._server"):  # they log what they raise, with a traceback
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # and pymilvus, imported, sets its own level
+    if not is_server(uri) and not make and not Path(uri).exists():
+        raise ConfigError(f"{uri}: there is no such database.")
 
     client: Any = None
     try:
@@ -46,13 +53,27 @@ def connected(uri: str) -> Iterator[Any]:
         client = MilvusClient(uri=uri, token=os.environ.get(TOKEN, ""))
         yield client
     except MilvusException as error:
-        told = f"{uri}: Milvus says: {error.message}. What was sent is kept; run again to go on."
-        raise OutsideError(told) from error
+        told = f"{uri}: Milvus says: {error.message}."
+        if client is None and not is_server(uri):
+            told = _not_opened(uri)
+        raise OutsideError(" ".join([told, *getattr(error, "__notes__", [])])) from error
     finally:
         if client is not None:
             client.close()
         if not is_server(uri):
             _released(uri)
+
+
+def _not_opened(uri: str) -> str:
+    """Why a database of this machine does not open: Milvus Lite itself only says that it does not."""
+    try:
+        with open(Path(uri) / "LOCK", "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return f"{uri}: another process has it open, and Milvus Lite lets in one at a time. Wait for it, and try again."
+    except OSError:
+        return f"{uri}: is no database of Milvus Lite, or cannot be read."
+    return f"{uri}: Milvus Lite cannot open it."
 
 
 def _released(uri: str) -> None:
@@ -97,6 +118,10 @@ class MilvusShelf:
         """Space and weights of what the collection holds; None where it is empty."""
         return model_in(self.client, self.collection)
 
+    def owner(self, output: str) -> str | None:
+        """Another output that wrote rows of the namespace, if there is one."""
+        return owner_in(self.client, self.collection, self.namespace, output)
+
     def hashes(self, ids: Sequence[str]) -> dict[str, str]:
         """The hashes of those of the ids that are there."""
         found = self.client.get(self.collection, ids=list(ids), output_fields=["id", HASH])
@@ -112,7 +137,7 @@ class MilvusShelf:
 
     def ids(self) -> Iterator[Sequence[str]]:
         """Every id of the namespace."""
-        asked = f"{NAMESPACE} == {json.dumps(self.namespace)}"
+        asked = in_namespace(self.namespace)
         pages = self.client.query_iterator(self.collection, batch_size=AT_ONCE, filter=asked, output_fields=["id"])
         while page := pages.next():
             yield [row["id"] for row in page]
@@ -146,6 +171,34 @@ def model_in(client: Any, collection: str) -> tuple[str, str] | None:
     return (rows[0].get("curator_space", "?"), rows[0].get("curator_weights", "?")) if rows else None
 
 
+def in_namespace(namespace: str) -> str:
+    """The condition that only rows of a namespace meet."""
+    return f"{NAMESPACE} == {json.dumps(namespace)}"
+
+
+def owner_in(client: Any, collection: str, namespace: str, besides: str) -> str | None:
+    """An output other than `besides` that wrote rows of a namespace; None where there is none."""
+    asked = f"{in_namespace(namespace)} and {OUTPUT} != {json.dumps(besides)}"
+    rows = client.query(collection, filter=asked, limit=1, output_fields=[OUTPUT])
+    return rows[0].get(OUTPUT) if rows else None
+
+
+def count_in(client: Any, collection: str, namespace: str) -> int:
+    """How many rows a namespace holds."""
+    return int(client.query(collection, filter=in_namespace(namespace), output_fields=["count(*)"])[0]["count(*)"])
+
+
+def namespaces_in(client: Any, collection: str) -> list[str]:
+    """Every namespace of a collection: one question for each."""
+    names: list[str] = []
+    while True:
+        asked = f"{NAMESPACE} not in {json.dumps(names)}" if names else ""
+        rows = client.query(collection, filter=asked, limit=1, output_fields=[NAMESPACE])
+        if not rows:
+            return sorted(names)
+        names.append(rows[0][NAMESPACE])
+
+
 def filter_of(condition: Condition) -> str:
     """A condition in Milvus's own words; a value that is not there meets none."""
     if isinstance(condition, Comparison):
@@ -171,7 +224,7 @@ class MilvusIndex:
 
     def nearest(self, vector: Array, k: int, where: Condition | None) -> Hits:
         """As `Index.nearest`; at most 16,384."""
-        asked = f"{NAMESPACE} == {json.dumps(self.namespace)}"
+        asked = in_namespace(self.namespace)
         if where is not None:
             asked = f"{asked} and ({filter_of(where)})"
         found = self.client.search(

@@ -18,7 +18,7 @@ from curator.indexes.where import Comparison, Condition
 from curator.stage import Array
 
 KEY = "PINECONE_API_KEY"
-HASH = "curator_hash"
+HASH, OUTPUT = "curator_hash", "curator_output"
 MOST = 1000
 """Rows that one question may ask for, vectors included."""
 FETCHED = 100
@@ -57,8 +57,9 @@ def connected(host: str | None, index: str | None) -> Iterator[Any]:
         with client.index(host=host) if host else client.index(index or "") as found:
             yield found
     except (PineconeError, httpx.HTTPError) as error:
-        told = str(error).replace(os.environ.get(KEY) or "\0", "(the key)")
-        raise OutsideError(f"{place}: Pinecone says: {told} What was sent is kept; run again to go on.") from error
+        said = " ".join([str(error), *getattr(error, "__notes__", [])])
+        told = said.replace(os.environ.get(KEY) or "\0", "(the key)")
+        raise OutsideError(f"{place}: Pinecone says: {told}") from error
 
 
 class PineconeShelf:
@@ -73,6 +74,10 @@ class PineconeShelf:
     def model(self) -> tuple[str, str] | None:
         """Space and weights of what the namespace holds; None where it is empty."""
         return model_in(self.client, self.namespace)
+
+    def owner(self, output: str) -> str | None:
+        """Another output that wrote the namespace, by its first row, if there is one."""
+        return owner_in(self.client, self.namespace, output)
 
     def hashes(self, ids: Sequence[str]) -> dict[str, str]:
         """The hashes of those of the ids that are there."""
@@ -101,11 +106,27 @@ class PineconeShelf:
 
 def model_in(client: Any, namespace: str) -> tuple[str, str] | None:
     """Space and weights of what a namespace holds; None where it is empty."""
+    told = _first_row(client, namespace)
+    return None if told is None else (str(told.get("curator_space", "?")), str(told.get("curator_weights", "?")))
+
+
+def owner_in(client: Any, namespace: str, besides: str) -> str | None:
+    """The output that wrote a namespace's first row, where it is not `besides`."""
+    there = (_first_row(client, namespace) or {}).get(OUTPUT)
+    return str(there) if there not in (None, besides) else None
+
+
+def count_in(client: Any, namespace: str) -> int | None:
+    """How many rows the service counts in a namespace, a little late at times; None where it does not say."""
+    summary = (client.describe_index_stats().namespaces or {}).get(namespace)
+    return None if summary is None else int(summary.vector_count)
+
+
+def _first_row(client: Any, namespace: str) -> Mapping[str, Any] | None:
     page = client.list_paginated(namespace=namespace, limit=1)
     for row in page.vectors:
         for vector in client.fetch(ids=[row.id], namespace=namespace).vectors.values():
-            told = vector.metadata or {}
-            return str(told.get("curator_space", "?")), str(told.get("curator_weights", "?"))
+            return vector.metadata or {}
     return None
 
 

@@ -19,6 +19,8 @@ LONGEST_TEXT = 2000
 """Characters of a text column that go to a service, which all limit what a row may carry; files take the whole."""
 
 AT_ONCE = 500  # ids of one deletion
+MOST_OF_A_NAME = 48  # characters of an output's name in its namespace
+SENT = "What was sent is kept; run again to go on."
 
 
 def put(
@@ -27,15 +29,17 @@ def put(
     """Bring the shelf up to date with the rows, `size` at a time; counts of `rows`, `sent`, `there` and `deleted`."""
     model = source.embedded_by(stage)
     parts = (
-        entries(rows.take(pa.array(numbers)), emb_ND, namespace, with_status, model)
+        entries(rows.take(pa.array(numbers)), emb_ND, namespace, with_status, model, source.output)
         for numbers, emb_ND in batches(rows, source, stage, size)
     )
     return brought_up_to_date(shelf, parts)
 
 
-def entries(rows: pa.Table, emb_ND: Array, namespace: str, with_status: bool, model: Mapping[str, Any]) -> list[Entry]:
-    """Rows and vectors as a service takes them; each says which model it is of."""
-    of = {"curator_space": model["space"], "curator_weights": weights_of(model)}
+def entries(
+    rows: pa.Table, emb_ND: Array, namespace: str, with_status: bool, model: Mapping[str, Any], output: str
+) -> list[Entry]:
+    """Rows and vectors as a service takes them; each says which model it is of, and which output wrote it."""
+    of = {"curator_space": model["space"], "curator_weights": weights_of(model), "curator_output": owner_of(output)}
     made = []
     told = columns_of(rows, with_status).to_pylist()
     for id_, row, vector in zip(ids_of(rows, namespace), told, emb_ND, strict=True):
@@ -49,6 +53,35 @@ def entries(rows: pa.Table, emb_ND: Array, namespace: str, with_status: bool, mo
 def weights_of(model: Mapping[str, Any]) -> str:
     """The ids of a model's weights as one text."""
     return " ".join(model["weights"])[:LONGEST_TEXT]
+
+
+def owner_of(output: str) -> str:
+    """An output as its rows name it."""
+    return _text(output)[-LONGEST_TEXT:]
+
+
+def _text(output: str) -> str:
+    """A path as text: bytes of it that are no UTF-8 are escaped."""
+    return output.encode("utf-8", "backslashreplace").decode()
+
+
+def namespace_of(output: str) -> str:
+    """The namespace of an output whose run names none: its folder's name, and six digits of a hash of its whole path.
+
+    Two outputs that are only called the same have one each.
+    """
+    name = _text(output).rstrip("/").rpartition("/")[2][:MOST_OF_A_NAME]
+    return f"{name}-{hashlib.sha256(_text(output).encode()).hexdigest()[:6]}"
+
+
+def check_owner(stage: str, place: str, namespace: str, there: str | None, overwrite: bool) -> None:
+    """Raise ConfigError where another output wrote the rows of a namespace: ours would take their place."""
+    if there is not None and not overwrite:
+        raise ConfigError(
+            f"{stage}.namespace: {place}: the rows of {namespace} were written by the output {there}, and this run "
+            "would delete them. Nothing was written; name another namespace, or say "
+            f"{stage}.overwrite=true to replace them."
+        )
 
 
 def _free(name: str) -> str:
@@ -72,6 +105,15 @@ def brought_up_to_date(shelf: Shelf, parts: Iterator[Sequence[Entry]]) -> dict[s
     meanwhile misses nothing.
     """
     counts = {"rows": 0, "sent": 0}
+    try:
+        return _sent(shelf, parts, counts)
+    except Exception as error:
+        if counts["sent"]:
+            error.add_note(SENT)
+        raise
+
+
+def _sent(shelf: Shelf, parts: Iterator[Sequence[Entry]], counts: dict[str, int]) -> dict[str, int]:
     keep: set[bytes] = set()
     for part in parts:
         there = shelf.hashes([entry.id for entry in part])

@@ -32,8 +32,8 @@ SAMPLES_AT_ONCE = 1024
 class StoredSource:
     """The samples of a run, as their shards were indexed, and what embedded them. Pickles as a description."""
 
-    def __init__(self, store: Store, shards: Sequence[Known], plan: Plan) -> None:
-        self.store, self.shards = store, list(shards)
+    def __init__(self, store: Store, shards: Sequence[Known], plan: Plan, run: str = "", output: str = "") -> None:
+        self.store, self.shards, self.run, self.output = store, list(shards), run, output
         self.feeds = {stage: (feed, plan.keys[feed]) for stage, feed in plan.feeds.items()}
         self.embeddings = {feed: plan.embedding(feed) for feed in set(plan.feeds.values())}
         self.ledger: Any = None

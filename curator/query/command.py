@@ -131,6 +131,8 @@ def _answer(question: Question, at: Opened, gallery: str | None) -> int:
     place = Path(gallery) if gallery else at.folder / "search.html" if at.folder and gallery is not None else None
     if place is not None:
         check_gallery(place)
+    if at.remark:
+        print(f"curate-search: {at.remark}", file=sys.stderr)
     results = found(question, at)
     if not at.index.about.count:
         print(f"{at.name} holds no vectors: there is nothing to be found.")

@@ -21,6 +21,7 @@ from curator.wording import meant
 
 KINDS = ("faiss", "milvus", "pinecone")
 """Which is asked where a run wrote several; `index=out/milvus` asks another."""
+COLLECTION = "curator"
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,21 @@ class Opened:
     name: str  # as the user gave it
     folder: Path | None = None
     run: Mapping[str, Any] = field(default_factory=dict)
+    remark: str = ""  # what a person should know before trusting the answer
 
 
 @contextmanager
-def opened(given: str, collection: str, namespace: str | None, embedding: str | None) -> Iterator[Opened]:
+def opened(given: str, collection: str | None, namespace: str | None, embedding: str | None) -> Iterator[Opened]:
     """Open what `index=` names. Raises ConfigError where that is none, or is not of the run that it lies in."""
-    if milvus.is_server(given) or given.endswith(".db"):
+    is_database = milvus.is_server(given) or given.endswith(".db")
+    _check_meant(given, is_database, collection, namespace)
+    if is_database:
         _check_packages("milvus", given)
         if not milvus.is_server(given) and not Path(given).exists():
             raise ConfigError(f"index: there is no {given}.")
         with milvus.connected(given) as client:
-            yield Opened(milvus.MilvusIndex(client, _found(client, given, collection, namespace)), given)
+            about = _found(client, given, collection or COLLECTION, namespace)
+            yield Opened(milvus.MilvusIndex(client, about), given)
         return
     folder = Path(given)
     place = folder if (folder / ABOUT).is_file() else None
@@ -51,11 +56,26 @@ def opened(given: str, collection: str, namespace: str | None, embedding: str | 
         raise ConfigError(_nothing(folder))
     places = [place] if place is not None else _indexes(output, run)
     if places:
+        if embedding is not None:
+            raise ConfigError(
+                f"embedding: says which vectors of the store are compared; {places[0]} is an index, of "
+                f"{About.load(places[0]).model['stage']}. Leave it out."
+            )
         _check_run(places[0], run)
-        with _of_kind(places[0]) as index:
-            yield Opened(index, given, output if run else None, run)
+        with _of_kind(places[0]) as (index, remark):
+            yield Opened(index, given, output if run else None, run, remark)
         return
     yield Opened(_stored(output, run, embedding), given, output, run)
+
+
+def _check_meant(given: str, is_database: bool, collection: str | None, namespace: str | None) -> None:
+    """An index of a run knows where its rows are: what would say so has no effect."""
+    if not is_database:
+        said = [n for n, v in (("collection", collection), ("namespace", namespace)) if v is not None]
+        if said:
+            raise ConfigError(
+                [f"{n}: is of a Milvus database that index= names itself; {given} is none. Leave it out." for n in said]
+            )
 
 
 def _run_of(output: Path) -> dict[str, Any]:
@@ -69,6 +89,8 @@ def _run_of(output: Path) -> dict[str, Any]:
 def _nothing(folder: Path) -> str:
     if (folder / ".next" / "run.json").is_file():
         return f"index: {folder} is being put in place; run the command that made it again to finish that."
+    if folder.exists() and not folder.is_dir():
+        return f"index: {folder} is a file; name the output of a run."
     if not folder.is_dir():
         near = meant(folder.name, [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else [])
         return f"index: there is no {folder}.{near}"
@@ -86,12 +108,18 @@ def _indexes(output: Path, run: Mapping[str, Any]) -> list[Path]:
 
 def _check_run(place: Path, run: Mapping[str, Any]) -> None:
     """An index that was copied to another run's place would answer with that run's images."""
-    model = About.load(place).model
+    about = About.load(place)
+    model = about.model
     ours = run.get("embeddings", {}).get(model["stage"], model)
     if ours["key"] != model["key"]:
         raise ConfigError(
             f"index: {place} was made with {named(model)}, and the run that it lies in with {named(ours)}: what is "
             "near in one space says nothing about the other. Write the index again."
+        )
+    if run and about.run != run.get("identity"):
+        raise ConfigError(
+            f"index: {place} was written by another run than the one that it lies in, and would answer with that run's "
+            "images. Write the index again."
         )
 
 
@@ -102,20 +130,30 @@ def named(model: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _of_kind(place: Path) -> Iterator[Index]:
+def _of_kind(place: Path) -> Iterator[tuple[Index, str]]:
+    """The index of a folder, open, and a remark on it."""
     about = About.load(place)
     uri = str(about.place.get("uri") or place / "vectors.db")
     _check_packages(about.kind, uri)
     if about.kind == "faiss":
         from curator.indexes.faiss import FaissIndex
 
-        yield FaissIndex(place)
+        yield FaissIndex(place), ""
     elif about.kind == "milvus":
+        if not milvus.is_server(uri) and not Path(uri).exists():
+            raise ConfigError(
+                f"index: {place}: its database {uri} is not there. Where it was moved, ask it itself: index=PATH.db."
+            )
         with milvus.connected(uri) as client:
             index = milvus.MilvusIndex(client, replace(about, place={**about.place, "uri": uri}))
+            remark = ""
             if about.count:
                 _check_service(place, about, milvus.model_in(client, index.collection))
-            yield index
+                remark = _met(
+                    place, about, milvus.owner_in(client, index.collection, index.namespace, about.place["output"]),
+                    milvus.count_in(client, index.collection, index.namespace),
+                )  # fmt: skip
+            yield index, remark
     else:
         from curator.indexes import pinecone
 
@@ -123,8 +161,12 @@ def _of_kind(place: Path) -> Iterator[Index]:
         if mistakes := list(pinecone.mistakes_of_host(host, name, "index")):
             raise ConfigError(mistakes)
         with pinecone.connected(host, name) as client:
-            _check_service(place, about, pinecone.model_in(client, str(namespace)))
-            yield pinecone.PineconeIndex(client, about)
+            remark = ""
+            if about.count:
+                _check_service(place, about, pinecone.model_in(client, str(namespace)))
+                owner = pinecone.owner_in(client, str(namespace), about.place["output"])
+                remark = _met(place, about, owner, pinecone.count_in(client, str(namespace)))
+            yield pinecone.PineconeIndex(client, about), remark
 
 
 def _check_packages(kind: str, uri: str) -> None:
@@ -141,6 +183,24 @@ def _check_service(place: Path, about: About, there: tuple[str, str] | None) -> 
         )
 
 
+def _met(place: Path, about: About, owner: str | None, count: int | None) -> str:
+    """A remark where a namespace holds another number of rows. Raises ConfigError where none is the run's any more."""
+    namespace = about.place["namespace"]
+    if owner is not None:
+        raise ConfigError(
+            f"index: {place}: the rows of the namespace {namespace} were replaced by those of the output {owner}. Ask "
+            "that one, or write this index again under another namespace."
+        )
+    if count == 0:
+        raise ConfigError(
+            f"index: {place}: the namespace {namespace} held {about.count:,} rows and is empty now. Write the index "
+            "again under another namespace."
+        )
+    if count in (None, about.count):
+        return ""
+    return f"{place}: the namespace {namespace} holds {count:,} rows, and its run wrote {about.count:,}"
+
+
 def _found(client: Any, uri: str, collection: str, namespace: str | None) -> About:
     """What a Milvus collection says of itself, without the run that wrote it."""
     if not client.has_collection(collection):
@@ -149,13 +209,14 @@ def _found(client: Any, uri: str, collection: str, namespace: str | None) -> Abo
             f"collection: {uri} has no {collection}.{meant(collection, there)} There are {', '.join(there) or 'none'}."
         )
     client.load_collection(collection)
-    rows = client.query(collection, filter="", limit=1000, output_fields=["*"])
-    names = sorted({row.get(milvus.NAMESPACE, "?") for row in rows})
+    names = milvus.namespaces_in(client, collection)
+    if namespace is not None and namespace not in names:
+        near, there = meant(namespace, names), ", ".join(names) or "none"
+        raise ConfigError(f"namespace: {collection} in {uri} has no {namespace}.{near} There are {there}.")
     if namespace is None and len(names) > 1:
         raise ConfigError(f"namespace: {uri} holds {', '.join(names)}; say which with namespace=NAME.")
     namespace = namespace or (names[0] if names else "")
-    asked = f"{milvus.NAMESPACE} == {json.dumps(namespace)}"
-    rows = client.query(collection, filter=asked, limit=1000, output_fields=["*"])
+    rows = client.query(collection, filter=milvus.in_namespace(namespace), limit=1000, output_fields=["*"])
     columns: dict[str, Kind] = {}
     for row in rows:
         told = {n: v for n, v in row.items() if n != "vector" and not n.startswith("curator_")}
@@ -166,7 +227,8 @@ def _found(client: Any, uri: str, collection: str, namespace: str | None) -> Abo
     made = {"stage": "embed", "target": BUILT_IN["embed"], "settings": settings, "space": space, "key": "",
             "weights": weights.split(), "read": {}}  # fmt: skip
     where = {"uri": uri, "collection": collection, "namespace": namespace}
-    return About("milvus", made, len(rows), len(rows[0]["vector"]) if rows else 0, columns, place=where)
+    count = milvus.count_in(client, collection, namespace)
+    return About("milvus", made, count, len(rows[0]["vector"]) if rows else 0, columns, place=where)
 
 
 def _stored(output: Path, run: Mapping[str, Any], embedding: str | None) -> Index:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -37,7 +38,7 @@ class Question(BaseModel):
     model_dir: str | None = None
     config_dir: Path | None = None
     embedding: str | None = None
-    collection: str = "curator"
+    collection: str | None = None
     namespace: str | None = None
 
     def opened(self) -> AbstractContextManager[Opened]:
@@ -91,6 +92,8 @@ def search(
     given = {"index": index, "query": query, "image": image, "k": k, "where": where, "fold": fold, **more}
     question = asked({name: value for name, value in given.items() if value is not None}, vector)
     with question.opened() as at:
+        if at.remark:
+            warnings.warn(at.remark, stacklevel=2)
         return found(question, at, vector)
 
 

@@ -39,7 +39,7 @@ class FaissWriterStage(ProcessingStage):
         flat = self.index == "flat" or (self.index == "auto" and rows.num_rows <= self.flat_rows)
         flat = flat or not faiss.cells_for(rows.num_rows)
         made = faiss.build(place, rows, source, self.name, flat, self.include_dropped)
-        about = About(kind="faiss", model=source.embedded_by(self.name), **made)
+        about = About(kind="faiss", model=source.embedded_by(self.name), run=source.run, **made)
         about.save(place)
         return {}, {"vectors": about.count, "type": about.place.get("type"), "remarks": remarks(rows, about)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from curator.indexes.base import About, lacking
 from curator.indexes.rows import columns_of, dim_of
-from curator.indexes.sync import check_model, put, told
+from curator.indexes.sync import check_model, check_owner, namespace_of, owner_of, put, told
 from curator.indexes.where import kinds_of
 from curator.stage import Each, Embedding, Need, ProcessingStage, Source, decides, speeds
 
@@ -27,6 +28,7 @@ class MilvusWriterStage(ProcessingStage):
     namespace: str | None = decides(None, min_length=1, max_length=64)
     embedding: str | None = decides(None)
     include_dropped: bool = decides(False)
+    overwrite: bool = speeds(False)
     batch_size: int = speeds(1000, ge=1, le=5000)
 
     def mistakes(self) -> list[str]:
@@ -46,21 +48,23 @@ class MilvusWriterStage(ProcessingStage):
 
         place, model = folder / self.name, source.embedded_by(self.name)
         place.mkdir()
-        namespace = self.namespace or folder.parent.name
-        uri = self.uri or str(place / "vectors.db")
+        namespace = self.namespace or namespace_of(source.output)
+        kept = self.uri if self.uri is None or milvus.is_server(self.uri) else os.path.abspath(self.uri)
+        uri, output = kept or str(place / "vectors.db"), owner_of(source.output)
         dim = dim_of(rows, source, self.name)
         counts = {"rows": 0, "sent": 0, "there": 0, "deleted": 0}
         if not milvus.is_server(uri) and Path(uri).exists():
             milvus.settled(uri, self.collection)
-        with milvus.connected(uri) as client:
+        with milvus.connected(uri, make=True) as client:
             if dim or client.has_collection(self.collection):
                 shelf = milvus.MilvusShelf(client, uri, self.collection, namespace, dim)
                 check_model(self.name, f"{uri}, {self.collection}", shelf.model(), model)
+                check_owner(self.name, f"{uri}, {self.collection}", namespace, shelf.owner(output), self.overwrite)
                 counts = put(shelf, rows, source, self.name, namespace, self.include_dropped, self.batch_size)
                 shelf.flush()
         if not milvus.is_server(uri) and dim:
             milvus.settled(uri, self.collection)
         columns = kinds_of(columns_of(rows, self.include_dropped).schema)
-        where = {"uri": self.uri, "collection": self.collection, "namespace": namespace}
-        About("milvus", model, counts["rows"], dim, columns, place=where).save(place)
+        where = {"uri": kept, "collection": self.collection, "namespace": namespace, "output": output}
+        About("milvus", model, counts["rows"], dim, columns, place=where, run=source.run).save(place)
         return {}, {**counts, "remarks": told(counts, f"{self.uri or 'vectors.db'}, {self.collection}, {namespace}")}

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from curator.indexes.base import About, lacking
 from curator.indexes.rows import columns_of, dim_of
-from curator.indexes.sync import check_model, put, told
+from curator.indexes.sync import check_model, check_owner, namespace_of, owner_of, put, told
 from curator.indexes.where import kinds_of
 from curator.stage import Each, Embedding, Need, ProcessingStage, Source, decides, speeds
 
@@ -27,6 +27,7 @@ class PineconeWriterStage(ProcessingStage):
     namespace: str | None = decides(None, min_length=1, max_length=64)
     embedding: str | None = decides(None)
     include_dropped: bool = decides(False)
+    overwrite: bool = speeds(False)
     batch_size: int | None = speeds(None, ge=1, le=1000)
 
     def mistakes(self) -> list[str]:
@@ -43,15 +44,16 @@ class PineconeWriterStage(ProcessingStage):
 
         place, model = folder / self.name, source.embedded_by(self.name)
         place.mkdir()
-        namespace = self.namespace or folder.parent.name
+        namespace = self.namespace or namespace_of(source.output)
         dim = dim_of(rows, source, self.name)
-        where = self.host or self.index or ""
+        where, output = self.host or self.index or "", owner_of(source.output)
         with pinecone.connected(self.host, self.index) as client:
             shelf = pinecone.PineconeShelf(client, where, namespace, dim)
             check_model(self.name, f"{where}, {namespace}", shelf.model(), model)
+            check_owner(self.name, where, namespace, shelf.owner(output), self.overwrite)
             size = self.batch_size or pinecone.batch_for(dim)
             counts = put(shelf, rows, source, self.name, namespace, self.include_dropped, size)
         columns = kinds_of(columns_of(rows, self.include_dropped).schema)
-        found = {"host": self.host, "index": self.index, "namespace": namespace}
-        About("pinecone", model, counts["rows"], dim, columns, place=found).save(place)
+        found = {"host": self.host, "index": self.index, "namespace": namespace, "output": output}
+        About("pinecone", model, counts["rows"], dim, columns, place=found, run=source.run).save(place)
         return {}, {**counts, "remarks": told(counts, f"{where}, {namespace}")}
