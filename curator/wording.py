@@ -42,7 +42,9 @@ def plain(
 
 def _words(fault: Any) -> str:
     context = fault.get("ctx", {})
-    given = as_written(fault.get("input"))
+    given = fault.get("input")
+    # of a picture, most likely: its bytes say nothing to a person
+    given = f"{len(given):,} bytes" if isinstance(given, bytes | bytearray) else as_written(given)
     words = {
         "extra_forbidden": "no such setting",
         "missing": "must be given",
@@ -59,6 +61,13 @@ def _words(fault: Any) -> str:
         "finite_number": f"must be a finite number, not {given}",
         "bool_parsing": f"must be true or false, not {given}",
         "bool_type": f"must be true or false, not {given}",
+        "string_pattern_mismatch": f"{given} cannot be used; it must fit {context.get('pattern')}",
+        "string_too_short": "must not be empty" if context.get("min_length") == 1
+        else f"must have at least {context.get('min_length')} characters, not {given}",
+        "string_too_long": f"must have at most {context.get('max_length')} characters; {given} has more",
+        "too_short": f"must have at least {context.get('min_length')} in it, not {given}",
+        "too_long": f"must have at most {context.get('max_length')} in it, not {given}",
+        "string_unicode": f"must be text, not {given}",
         "string_type": f"must be text, not {given}",
         "tuple_type": f"must be a list, such as [{given}], not {given}",
         "value_error": str(context.get("error", fault["msg"])),

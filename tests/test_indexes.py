@@ -398,11 +398,13 @@ def test_a_run_that_was_killed_while_it_sent_goes_on_where_it_was(pipeline, shar
 
 def test_what_is_missing_is_said_before_any_work(curate):
     """A key, an address, a package: a line each, with the command that helps."""
-    ran = curate("stages=[partition,read,embed,faiss,milvus,pinecone]", "embed.model=curator-demo", "milvus.uri=vectors",
+    ran = curate("stages=[partition,read,embed,faiss,milvus,pinecone]", "embed.model=curator-demo", "milvus.uri=vectors", "milvus.collection='a b'",
                  "embed.pretrained=curator-demo", "pinecone.host=http://example.org", "input=x", "output=o",
                  env={"PINECONE_API_KEY": ""})  # fmt: skip
     assert ran.code == 2
     lines = [line.removeprefix("curate: ") for line in ran.err.splitlines()]
+    assert ("milvus.collection: 'a b' cannot be used: letters without accents, digits and _ make a collection's name, "
+            "and no digit begins it.") in lines  # fmt: skip
     assert "milvus.uri: vectors must end with .db, or be a server's http:// or https:// address." in lines
     assert "pinecone.host: http://example.org would send the key unencrypted; say https://." in lines
     assert "pinecone: the environment has no PINECONE_API_KEY, and the key is taken from nowhere else." in lines

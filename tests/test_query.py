@@ -171,6 +171,7 @@ def test_copies_of_a_picture_stand_behind_it(pipeline, tmp_path, capsys):
         (["index=out", "image=none.jpg"], ["image: none.jpg cannot be read: No such file or directory."]),
         (["index=out", "image=out/run.json"], [
             'image: out/run.json cannot be used: Starts with "{"; none of JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF fits.']),
+        (["index=", "query=x"], ["index: must not be empty"]),
         (["index=out/run.json", "query=x"], ["index: out/run.json is a file; name the output of a run."]),
         (["index=out", "query=x", "namespace=a", "collection=b"], [
             "collection: is of a Milvus database that index= names itself; out is none. Leave it out.",
@@ -234,6 +235,21 @@ def test_an_index_of_another_run_of_the_same_model_is_refused(pipeline, tmp_path
         curator.search(tmp_path / "one", vector=np.ones(192))
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"image": b"\xff\xd8" * 50}, "image: must be text, not '100 bytes'"),
+        ({"vector": "abc"}, "vector: must be a list of numbers, not 'abc'."),
+        ({"vector": ["a"] * 500}, "vector: must be a list of numbers, not a list."),
+    ],
+)
+def test_what_cannot_be_asked_with_is_a_sentence(here, asked, said):
+    """Without the library's words, and without a picture's bytes."""
+    with pytest.raises(ConfigError) as caught:
+        curator.search("out", **asked)
+    assert said in str(caught.value).splitlines()
+
+
 def test_a_model_that_embeds_no_text_says_so(pipeline, tmp_path):
     """An image or a vector can still be asked with."""
     make_shard(tmp_path / "in/a.tar", make_samples(3))
@@ -284,6 +300,9 @@ def test_what_stands_in_a_caption_or_a_key_is_text_on_the_page(pipeline, tmp_pat
     missing, text = page()
     assert missing == 1
     assert "no picture: " in text
+    (tmp_path / "in/a.tar").unlink()
+    missing, text = page()
+    assert (missing, "in/a.tar is gone" in text) == (2, True)
     shutil.rmtree(tmp_path / "in")
     missing, text = page()
     assert missing == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,6 +67,10 @@ class Pictures:
             if member is None or member.fault is not None:
                 return Thumbnail(why="the input has changed")
             content = next(iter(reader_of(shard).read(shard, [member])))
+        except FileNotFoundError as error:
+            gone = os.fsdecode(error.filename or b"")
+            its_folder_is_there = bool(gone) and os.path.isdir(os.path.dirname(gone) or ".")
+            return Thumbnail(why=f"{gone} is gone" if its_folder_is_there else f"{row['shard']} is not found from here")
         except (ConfigError, OSError, IndexError, StopIteration):
             return Thumbnail(why=f"{row['shard']} is not found from here")
         except CuratorError:

@@ -113,7 +113,10 @@ def found(question: Question, at: Opened, vector: Any = None) -> pa.Table:
 
 def _vector(question: Question, at: Opened, given: Any) -> Array:
     if given is not None:
-        flat = np.asarray(given, np.float32).reshape(1, -1)
+        try:
+            flat = np.asarray(given, np.float32).reshape(1, -1)
+        except (TypeError, ValueError):
+            raise ConfigError(f"vector: must be a list of numbers, not {_shortly(given)}.") from None
         if not np.isfinite(flat).all() or not flat.any():
             raise ConfigError("vector: must be finite numbers, not all zero.")
         vector: Array = unit(flat)[0]
@@ -122,6 +125,11 @@ def _vector(question: Question, at: Opened, given: Any) -> Array:
     if question.image is not None:
         return of_image(stage, at.index.about.model["read"], question.image)
     return of_text(stage, question.query or "")
+
+
+def _shortly(given: Any) -> str:
+    told = repr(given)
+    return told if len(told) <= 60 else f"a {type(given).__name__}"
 
 
 def _folded(question: Question, at: Opened, vector: Array, condition: Condition | None) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +25,7 @@ class MilvusWriterStage(ProcessingStage):
     needs: ClassVar[tuple[Need, ...]] = (Embedding(),)
 
     uri: str | None = decides(None)
-    collection: str = decides("curator", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")
+    collection: str = decides("curator")
     namespace: str | None = decides(None, min_length=1, max_length=64)
     embedding: str | None = decides(None)
     include_dropped: bool = decides(False)
@@ -35,7 +36,10 @@ class MilvusWriterStage(ProcessingStage):
         """The packages, where they are not installed."""
         local = self.uri is None or "://" not in self.uri
         wrong = local and self.uri is not None and not self.uri.endswith(".db")
+        unfit = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", self.collection) is None
         return [
+            *[f"{self.name}.collection: {self.collection!r} cannot be used: letters without accents, digits and _ make "
+              "a collection's name, and no digit begins it."] * unfit,
             *lacking(self.name, "milvus", ["pymilvus", *["milvus_lite"] * local]),
             *[f"{self.name}.uri: {self.uri} must end with .db, or be a server's http:// or https:// address."] * wrong,
         ]
