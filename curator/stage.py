@@ -9,6 +9,7 @@ A stage is one of four kinds, told by its verbs, and takes part wherever it has 
 
 A collection needs no `find`: then it chooses from columns alone. It may also `measure` the columns it chooses from.
 An image stage needs no `measure`: then it keeps from columns that others measured, and another setting is free.
+Beside `keep`, `why(rows)` says why each row is not kept, and `remarks(rows, mask)` what is to be told at the end.
 
 `measure` knows no threshold and `keep` sees no image: what is measured is stored for good, what is decided
 can be decided again in seconds. Knows nothing about Hydra, Dask, torch or any concrete stage.

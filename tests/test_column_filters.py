@@ -174,6 +174,15 @@ def test_listed_images_are_dropped_whatever_form_the_list_has(pipeline, tmp_path
     result = pipeline([*SOURCES, BlocklistFilterStage(file=str(path))], input=tmp_path / "a.tar")
     dropped = {key: (row["cause"], row["reason"]) for key, row in by_key(result).items() if row["status"] == "dropped"}
     assert dropped == dict.fromkeys(("000001", "000003"), ("blocked", f"its content hash is listed in {path}"))
+    assert result.run["remarks"] == [f"blocklist: {path} lists 2 hashes, and 2 of 5 images had one of them"]
+
+
+def test_a_list_without_a_hash_says_that_it_has_none(pipeline, tmp_path, listed):
+    """Nobody is on it, and it may have been meant to be filled."""
+    path = tmp_path / "bad.txt"
+    path.write_text("# nothing\n")
+    result = pipeline([*SOURCES, BlocklistFilterStage(file=str(path))], input=tmp_path / "a.tar")
+    assert result.run["remarks"] == [f"blocklist: {path} lists 0 hashes, and 0 of 5 images had one of them"]
 
 
 def test_another_list_under_the_same_name_decides_again_and_measures_nothing(pipeline, tmp_path, listed):

@@ -10,11 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from curator import (
+    BlocklistFilterStage,
+    ExactDeduplicationStage,
     FilePartitioningStage,
     ImageAestheticFilterStage,
     ImageEmbeddingStage,
     ImageNSFWFilterStage,
     ImageReaderStage,
+    ImageResolutionFilterStage,
     ImageWriterStage,
     ManifestWriterStage,
     SemanticDeduplicationStage,
@@ -222,3 +225,41 @@ def test_an_input_that_is_not_there_is_not_blamed_on_the_stages(curate, tmp_path
     assert ran.code == 2
     assert "needs an embedding" not in ran.err
     assert "nothere/: there is no such file or folder" in ran.err
+
+
+@pytest.mark.parametrize("names", [("width", "height", "content_hash"), ("original_width", "original_height", "sha256")])
+def test_sizes_and_hashes_of_the_table_beside_are_decided_from(pipeline, tmp_path, names):
+    """As whole numbers or as pandas writes them where one is missing; of equal ones the larger stays, as of images."""
+    hashes = [f"{n:064x}" for n in (0xA, 0xB, 0xB, 0xC)] + ["no hash", None]
+    columns = ([300, 10, 300, 300, 0, 400], [300.0, 300.0, 300.0, 300.0, None, 400.0], [hashes[0].upper(), *hashes[1:]])
+    np.save(tmp_path / "x.npy", like_vit_l_14(6))
+    pq.write_table(pa.table(dict(zip(names, columns, strict=True))), tmp_path / "x.parquet")
+    (tmp_path / "bad.txt").write_text(hashes[0])
+    blocked = BlocklistFilterStage(file=str(tmp_path / "bad.txt"))
+    exact, manifest = ExactDeduplicationStage(), ManifestWriterStage()
+    stages = [*SOURCES, blocked, exact, manifest]
+    rows = pipeline(stages, input=tmp_path / "x.npy").ledger.to_pylist()
+    assert [row["cause"] for row in rows] == ["blocked", "exact_duplicate", None, None, None, None]
+    assert [row["width"] for row in rows] == [300, 10, 300, 300, None, 400]
+    assert [row["height"] for row in rows] == [300, 300, 300, 300, None, 400]
+    assert [row["content_hash"] for row in rows] == [*hashes[:4], None, None]
+    assert [row[f"in_{names[2]}"] for row in rows] == columns[2]
+    small = pipeline([*SOURCES, ImageResolutionFilterStage(), manifest], input=tmp_path / "x.npy")
+    assert [row["cause"] for row in small.ledger.to_pylist()] == [None, "too_small", None, None, None, None]
+    assert small.run["remarks"] == []
+
+
+@pytest.mark.parametrize("action", ["drop", "flag"])
+def test_filters_that_nothing_is_known_for_say_so(pipeline, tmp_path, action):
+    """Vectors alone have no size and no hash: all are kept, and not in silence."""
+    np.save(tmp_path / "x.npy", like_vit_l_14(6))
+    (tmp_path / "bad.txt").write_text("0" * 64)
+    filters = [ImageResolutionFilterStage(action=action), BlocklistFilterStage(action=action, file=str(tmp_path / "bad.txt"))]
+    stages = [*SOURCES, *filters, ExactDeduplicationStage(action=action), ManifestWriterStage()]
+    result = pipeline(stages, input=tmp_path / "x.npy")
+    assert result.counts["kept"] == 6
+    assert [remark for remark in result.run["remarks"] if "none of" in remark] == [
+        "resolution: none of 6 images has a width or height, so none was dropped for it",
+        "blocklist: none of 6 images has a content_hash, so none was dropped for it",
+        "exact: none of 6 images has a content_hash, so none was dropped for it",
+    ]

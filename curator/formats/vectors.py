@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curator.errors import ConfigError
@@ -30,6 +31,9 @@ FOLDER = "img_emb"
 USUAL_ARRAYS = ("l14_img", "img_emb", "embedding", "embeddings", "emb", "arr_0")
 USUAL_KEYS = ("key", "__key__", "uid", "image_path", "path", "filename", "file_name")
 KEY_DIGITS = 9
+SIZES = (("width", "height"), ("original_width", "original_height"))
+HASHES = ("content_hash", "sha256")
+"""How tables of vectors call what reading finds of an image: those that come first are taken first."""
 
 
 def files_of(folder: str) -> list[tuple[str, str]]:
@@ -145,7 +149,7 @@ def stamp_of(shard: Shard) -> str:
 
 
 def facts_of(shard: Shard, first: int, last: int) -> tuple[list[str], pa.Table | None]:
-    """Keys of rows first..last-1, and the columns that go along, `caption` and `in_<name>`, or None.
+    """Keys of rows first..last-1, and the columns that go along: `in_<name>`, and reading's as far as known; or None.
 
     Where no column names a row, its number in the file does.
     """
@@ -188,7 +192,7 @@ def with_roles(shard: Shard, given: Mapping[str, str | None]) -> Shard:
 
 @lru_cache(maxsize=2)
 def _facts(path: str, roles: Sequence[tuple[str, str]], _: str) -> pa.Table | None:
-    """All that a table says of its rows: `key`, `caption` and `in_<name>`, of plain types."""
+    """All that a table says of its rows: `key`, reading's columns as far as it has them, `in_<name>` of plain types."""
     file = pq.ParquetFile(path, memory_map=True)
     known = {role: name for role, name in roles if role in ("key", "caption")}
     some = next(file.iter_batches(tables.LOOKED_AT), None)
@@ -197,7 +201,34 @@ def _facts(path: str, roles: Sequence[tuple[str, str]], _: str) -> pa.Table | No
     table = file.read(list(dict.fromkeys([*carried, *known.values()])))
     columns = {f"in_{name}": tables.plain_column(table.column(name)) for name in carried}
     columns |= {role: table.column(name) for role, name in known.items()}
+    columns |= _of_reading(table)
     return pa.table(columns) if columns else None
+
+
+def _of_reading(table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """Sizes and content hashes by the ledger's names and types, so that filters decide from them as from images'."""
+    columns: dict[str, pa.ChunkedArray] = {}
+    for names in reversed(SIZES):
+        sides = [_pixels(table.column(name)) for name in names if name in table.column_names]
+        if len(sides) == len(names) and None not in sides:
+            columns |= dict(zip(SIZES[0], sides, strict=True))
+    for name in reversed(HASHES):
+        if name in table.column_names and pa.types.is_string(table.schema.field(name).type):
+            texts = table.column(name)
+            fit = pc.match_substring_regex(texts, "^[0-9a-fA-F]{64}$")
+            columns[HASHES[0]] = pc.if_else(fit, pc.utf8_lower(texts), None)
+    return columns
+
+
+def _pixels(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Whole numbers above 0 as int32, floats among them, since pandas writes integers so where one is missing."""
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        return None
+    fit = pc.and_(pc.greater(column, 0), pc.less(column, 2**31))
+    try:
+        return pc.if_else(fit, column, None).cast(pa.int32())
+    except pa.ArrowInvalid:  # halves of pixels: a column of something else
+        return None
 
 
 class VectorReader:

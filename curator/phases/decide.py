@@ -19,7 +19,8 @@ from curator.errors import Cause, CuratorError
 from curator.ledger import DUPLICATE
 from curator.phases.columns import Found, as_columns, valid
 from curator.stage import Array, Choice, Embedding, Mask, Pixels, ProcessingStage
-from curator.wiring import columns_of, given_by, kept_from, measured_from
+from curator.units import counted
+from curator.wiring import READ_GIVES, columns_of, given_by, kept_from, measured_from
 
 KEPT, DROPPED, FAILED = 0, 1, 2
 STATUS = np.array(["kept", "dropped", "failed"], object)
@@ -42,7 +43,7 @@ class Verdicts:
     seen: dict[str, dict[str, int]] = field(default_factory=dict)  # stage -> in, kept, dropped, failed, flagged
     flagged: list[tuple[str, Array, Sequence[str], Array]] = field(default_factory=list)
     """By collection stages that flag: their name, rows, words, and the row that each of the words names, or -1."""
-    remarks: list[str] = field(default_factory=list)  # of collection stages
+    remarks: list[str] = field(default_factory=list)  # of filters and collection stages
     walked: int = 0  # rows whose pairs were not stored and were compared again
     outside: pa.Table | None = None  # shard and key of what is kept elsewhere, of every row that was dropped for it
     outside_of: Array = field(default_factory=lambda: np.zeros(0, np.int64))  # (N,) its row there, -1 without one
@@ -148,6 +149,18 @@ def _filter(verdicts: Verdicts, stage: Any, rows: pa.Table) -> None:
     out = places[~mask]
     cause, reason = reasons(stage, {name: column[~mask] for name, column in columns.items()})
     _drop(verdicts, stage, out, cause, reason)
+    verdicts.remarks += _without(stage, rows, len(places)) if not len(out) else ()
+    if stage.has("remarks"):
+        with blamed(stage, "remarks"):
+            verdicts.remarks += [f"{stage.name}: {remark}" for remark in stage.remarks(columns, mask)]
+
+
+def _without(stage: Any, rows: pa.Table, alive: int) -> list[str]:
+    """That a filter dropped nothing since no image has what it decides from, as vectors without a table have not."""
+    empty = [name for name in columns_of(stage) if name in READ_GIVES and rows.column(name).null_count == rows.num_rows]
+    if not empty or not alive:
+        return []
+    return [f"{stage.name}: none of {counted(alive, 'image')} has a {' or '.join(empty)}, so none was dropped for it"]
 
 
 def _measured(verdicts: Verdicts, stage: Any, rows: pa.Table, names: Sequence[str]) -> None:
@@ -218,7 +231,7 @@ def _choose(verdicts: Verdicts, stage: Any, rows: pa.Table, found: Found | None)
     words = [choice.reason.format(similarity=similarity) for similarity in choice.similarity[out]]
     resembles = np.where(alone, -1 if choice.resembles is None else choice.resembles[:count], dropped_by)
     words = [UNREPRESENTED if resembles[row] < 0 else told for row, told in zip(out, words, strict=True)]
-    verdicts.remarks += choice.remarks
+    verdicts.remarks += choice.remarks if stage.action != "flag" or not len(out) else ()
     verdicts.walked += choice.walked
     if stage.action == "flag":
         verdicts.flag_for(stage.name, out, words, resembles[out], None if found is None else found.outside)

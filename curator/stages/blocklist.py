@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from curator.errors import ConfigError
 from curator.stage import Column, Columns, Mask, Need, ProcessingStage, decides, speeds
+from curator.units import counted
 from curator.wording import meant
 
 USUAL = ("content_hash", "sha256", "hash")
@@ -58,6 +59,12 @@ class BlocklistFilterStage(ProcessingStage):
     def why(self, rows: Columns) -> list[tuple[str, str]]:
         """Which list."""
         return [("blocked", f"its content hash is listed in {self.file}")] * len(rows["content_hash"])
+
+    def remarks(self, rows: Columns, mask: Mask) -> Iterable[str]:
+        """How long the list is, and how many have one of it: an empty list looks like one that nobody is on."""
+        hashes, listed = len(self._listed().unique()), int((~mask).sum())
+        told = f"{hashes:,} hash{'' if hashes == 1 else 'es'}"
+        yield f"{self.file} lists {told}, and {listed:,} of {counted(len(mask), 'image')} had one of them"
 
     def _listed(self) -> pa.Array:
         """The hashes, in small letters. Raises ConfigError."""

@@ -26,6 +26,7 @@ from curator.stage import (
     decides,
     measures,
 )
+from curator.units import counted
 
 HASH = {"content": "content_hash", "pixels": "pixel_hash"}
 SAYS = {"content": "same bytes as", "pixels": "same pixels as"}
@@ -91,7 +92,13 @@ class ExactDeduplicationStage(ProcessingStage):
         best = ordered[first][of]
         copy = ordered != best
         dropped_by[ordered[copy]], similarity[ordered[copy]] = best[copy], 1.0
-        return Choice(dropped_by, similarity, "exact_duplicate", SAYS[self.by])
+        return Choice(dropped_by, similarity, "exact_duplicate", SAYS[self.by], remarks=self._remarks(living, alive))
+
+    def _remarks(self, hashed: Array, alive: Mask) -> tuple[str, ...]:
+        """That nobody has a hash, as vectors without a table have none."""
+        images = counted(int(alive.sum()), "image")
+        nobody = f"{self.name}: none of {images} has a {HASH[self.by]}, so none was dropped for it"
+        return (nobody,) if alive.any() and not len(hashed) else ()
 
 
 def _groups(hashes: Array, alive: Mask) -> tuple[Array, Array]:

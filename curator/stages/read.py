@@ -184,7 +184,7 @@ class EmbeddingReaderStage(ImageReaderStage):
     """
 
     called: ClassVar[str] = "read_vectors"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     gives: ClassVar[tuple[str, ...]] = ("embedding",)
 
     told: tuple[str, ...] = speeds(())
