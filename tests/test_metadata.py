@@ -160,3 +160,13 @@ def test_shards_by_kind_hold_one_kind_each_and_the_ledger_says_where(pipeline, t
         assert f"{row['output_key']}.{row['image'].rpartition('.')[2]}" in tar_members(tars[row["output_shard"]])
     assert result.run["write"]["write"]["uniform"]
     assert tar_members(*tars.values()) == members
+
+
+def test_folders_are_named_by_what_is_in_them_where_there_is_nothing_to_add(pipeline, tmp_path):
+    """Without a score no sample gets a json, and no folder says that it has one."""
+    make_shard(tmp_path / "a.tar", {"a.jpg": make_image(1), "b.jpg": make_image(2), "b.txt": b"words"})
+    writer = ImageWriterStage(add_metadata=True, split_by_suffix=True)
+    facts = pipeline([*SOURCES, writer], input=tmp_path / "a.tar").run["write"]["write"]
+    found = {str(t.parent.relative_to(tmp_path / "out")): set(tar_members(t)) for t in tmp_path.glob("out/shards/*/*.tar")}
+    assert found == {"shards/jpg": {"a.jpg"}, "shards/jpg-txt": {"b.jpg", "b.txt"}}
+    assert {told["folder"]: told["members"] for told in facts["sets"]} == {"shards/jpg": ["jpg"], "shards/jpg-txt": ["jpg", "txt"]}

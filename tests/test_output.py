@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from curator import FilePartitioningStage, ImageReaderStage, ImageWriterStage
@@ -155,3 +156,6 @@ def test_include_dropped_writes_what_is_dropped_and_never_what_failed(pipeline, 
     stages = [*SOURCES, Brightness(score_threshold=2.0), ImageWriterStage(include_dropped=True)]
     rows = pipeline(stages, input=tmp_path / "a.tar").ledger.to_pylist()
     assert [(row["status"], row["output_shard"]) for row in rows] == [("dropped", "00000.tar")] * 4 + [("failed", None)]
+    beside = pq.read_table(tmp_path / "out/shards/00000.parquet")  # as docs/outputs.md says: status is img2dataset's
+    assert set(beside.column("status").to_pylist()) == {"success"}
+    assert set(beside.column("in_status").to_pylist()) == {"dropped"}

@@ -207,7 +207,10 @@ def test_so_many_shards_as_wished_for_none_a_sample_larger(tmp_path, count):
     """Training readers take a shard each: 8 where there are 8 samples, never 7; without a wish, full ones."""
     make_shard(tmp_path / "a.tar", {f"{n:03d}.jpg": b"%d" % n for n in range(count)})
     run = Run(tmp_path, tmp_path / "a.tar")
-    sizes = [len(tar_members(t)) for t in run.write(tmp_path / "out", min_shards=8)[2]]
+    _, facts, tars = run.write(tmp_path / "out", min_shards=8)
+    sizes = [len(tar_members(t)) for t in tars]
+    assert ("write.min_shards=8 is more than the 1 image: 1 shard, an image in each" in facts["remarks"]) == (count == 1)
+    assert any("min_shards=8" in remark for remark in facts["remarks"]) == (count < 8)
     assert len(sizes) == min(8, count)
     assert (sum(sizes), max(sizes) - min(sizes) <= 1) == (count, True)
     full = [len(tar_members(t)) for t in run.write(tmp_path / "full", samples_per_shard=4, min_shards=2)[2]]

@@ -98,15 +98,15 @@ def write_shard(job: Job) -> Written:
     return written
 
 
-def suffix_sets(source: Any, rows: pa.Table, add_metadata: bool) -> dict[str, Any]:
+def suffix_sets(source: Any, rows: pa.Table, told: bool) -> dict[str, Any]:
     """Rows by the suffixes that their samples leave with: a folder name for each set, (n,) row numbers, in order.
 
-    Sets come in the order of their first samples.
+    `told`: fields go into each sample's json. Sets come in the order of their first samples.
     """
     sets: dict[tuple[bytes, ...], list[int]] = {}
     facts = [rows.column(name).to_pylist() for name in ("image", "format")]
     for row, ((_, sample), image, form) in enumerate(zip(samples_of(source, rows), *facts, strict=True)):
-        added = [JSON] if add_metadata and json_of(sample) is None else []
+        added = [JSON] if told and json_of(sample) is None else []
         sets.setdefault(tuple(sorted([*suffixes_of(sample, image, form), *added])), []).append(row)
     names: dict[str, Any] = {}
     for suffixes, numbers in sets.items():

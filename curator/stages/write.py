@@ -62,7 +62,7 @@ class ImageWriterStage(ProcessingStage):
         place = folder / "shards"
         place.mkdir()
         fields = tuple(fields_of(source.ledger, self.include_dropped)) if self.add_metadata else ()
-        parts = self._parts(kept, source)
+        parts = self._parts(kept, source, bool(fields))
         jobs = [job for part in parts for job in self._jobs(part, kept, source, place, fields)]
         with unchanged(source, kept, tars=False):
             written = {w.place: w for w in each(write_shard, jobs)}
@@ -73,13 +73,18 @@ class ImageWriterStage(ProcessingStage):
             "output_key": [key for shard in ordered for key in shard.keys],
         }
         facts = _facts({part.folder: [w for w in ordered if w.folder == part.folder] for part in parts})
+        if (self.min_shards or 0) > kept.num_rows:
+            facts["remarks"].append(
+                f"write.min_shards={self.min_shards} is more than the {counted(kept.num_rows, 'image')}: "
+                f"{counted(len(ordered), 'shard')}, an image in each"
+            )
         facts["remarks"] += _null_at_first(kept, [part.rows for part in parts], fields)
         return {name: _in_order(values, rows) for name, values in columns.items()}, facts
 
-    def _parts(self, kept: pa.Table, source: Source) -> list[Part]:
+    def _parts(self, kept: pa.Table, source: Source, told: bool) -> list[Part]:
         if not self.split_by_suffix:
             return [Part("", np.arange(kept.num_rows))]
-        return [Part(name, rows) for name, rows in suffix_sets(source, kept, self.add_metadata).items()]
+        return [Part(name, rows) for name, rows in suffix_sets(source, kept, told).items()]
 
     def _jobs(
         self, part: Part, kept: pa.Table, source: Source, place: Path, fields: tuple[str, ...]
