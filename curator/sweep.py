@@ -40,6 +40,7 @@ class Row:
     overrides: dict[str, str]
     folder: str = ""
     counts: dict[str, Any] = field(default_factory=dict)
+    flagged: dict[str, int] = field(default_factory=dict)  # by stage, of those that flagged some
     error: str = ""
     exit_code: int = 0
 
@@ -93,6 +94,7 @@ class Sweep:
         row.counts = result.counts
         for line in result.run.get("remarks", ()):
             Progress.say(line)
+        row.flagged = {name: seen["flagged"] for name, seen in result.run.get("stages", {}).items() if seen["flagged"]}
 
     def _started(self, start: Any) -> Any:
         """The one cluster of all jobs, started by the first that needs it."""
@@ -257,8 +259,10 @@ def _tell(state: Sweep, overrides: Sequence[str]) -> None:
     names = [name for name in state.swept if len({row.overrides.get(name) for row in state.rows}) > 1]
     by_stage = [item for row in state.rows for item in row.counts.get("by_stage", {}).items()]
     stages = list(dict.fromkeys(stage for stage, counts in by_stage if counts["dropped"]))
-    header = [*names, "inputs", "kept", *(f"dropped by {s}" for s in stages), "failed", "exit"]
-    lines = [_cells(row, names, stages) for row in state.rows]
+    flagging = list(dict.fromkeys(stage for row in state.rows for stage in row.flagged))
+    did = [*(f"dropped by {s}" for s in stages), *(f"flagged by {s}" for s in flagging)]
+    header = [*names, "inputs", "kept", *did, "failed", "exit"]
+    lines = [_cells(row, names, stages, flagging) for row in state.rows]
     shown = len(header) - (not any(row.exit_code for row in state.rows))  # exit codes where one is not 0
     wrapped = [re.sub(r"([._])", r"\1\n", name).replace(" ", "\n") for name in header[:shown]]
     print(table("", ["job", *wrapped], [[str(n), *line[:shown]] for n, line in enumerate(lines, 1)]))
@@ -274,7 +278,7 @@ def _tell(state: Sweep, overrides: Sequence[str]) -> None:
         print(f"no image was copied. To write the setting you like, such as the last: {command}")
 
 
-def _cells(row: Row, names: Sequence[str], stages: Sequence[str]) -> list[str]:
+def _cells(row: Row, names: Sequence[str], stages: Sequence[str], flagging: Sequence[str]) -> list[str]:
     counts = row.counts
     by = counts.get("by_stage", {})
     dropped = [str(by.get(s, {}).get("dropped", 0)) if counts else "" for s in stages]
@@ -283,6 +287,7 @@ def _cells(row: Row, names: Sequence[str], stages: Sequence[str]) -> list[str]:
         *(row.overrides.get(n, "") for n in names),
         *told,
         *dropped,
+        *(str(row.flagged.get(s, 0)) if counts else "" for s in flagging),
         str(counts.get("failed", "")),
         str(row.exit_code),
     ]

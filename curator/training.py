@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from curator.custom import builtin_stage
 from curator.errors import ConfigError, InputChanged
 from curator.formats import reader_of
 from curator.formats.base import Sample, Shard
+from curator.formats.keeplist import unsafe_cells
 from curator.formats.outgoing import TAR, is_measured, suffixes_of
 from curator.ledger import shown
 from curator.output import RUN, Output
@@ -39,7 +41,7 @@ LARGEST = 1 << 62
 
 
 def open(output: str | Path, *, shardshuffle: int | bool = False, seed: int | None = None) -> Any:
-    """A webdataset pipeline over the kept samples of an output folder, or of a `manifest.parquet`.
+    """A webdataset pipeline over the kept samples of an output folder, or of a `manifest.parquet` or `manifest.csv`.
 
     Samples are dicts as webdataset gives them (`__key__`, `__url__`, and the bytes of each member by its suffix);
     `.shuffle(1000).decode("pil").to_tuple("jpg;png", "json")` and the like follow. `shardshuffle`: the order of shards
@@ -54,7 +56,7 @@ def open(output: str | Path, *, shardshuffle: int | bool = False, seed: int | No
         return _over_originals(_listed(path), run, shardshuffle, seed)
     found = Output(path).run
     if found is None:
-        raise ConfigError(f"{output}: holds no finished run ({RUN} is missing), nor is it a manifest.parquet.")
+        raise ConfigError(f"{output}: holds no finished run ({RUN} is missing), nor is it a manifest.")
     rows = _ledger(path)
     if not pc.any(pc.equal(rows.column("status"), "kept")).as_py():
         raise ConfigError(f"{output}: this run kept no image.")
@@ -75,9 +77,9 @@ def _ledger(folder: Path) -> pa.Table:
 
 
 def _listed(path: Path) -> pa.Table:
-    """The kept rows of a manifest; `shard` and `key` suffice, the rest is held against what is found."""
+    """The kept rows of a manifest, each once; `shard` and `key` suffice, the rest is held against what is found."""
     try:
-        table = pq.read_table(path)
+        table = _csv(path) if path.suffix.lower() == ".csv" else pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"{path}: cannot be read as a manifest: {error}") from None
     if not {"shard", "key"} <= set(table.column_names):
@@ -90,7 +92,21 @@ def _listed(path: Path) -> pa.Table:
             table = table.append_column(name, pa.nulls(table.num_rows, pa.int64() if name == "index" else pa.string()))
     if not table.num_rows:
         raise ConfigError(f"{path}: lists no sample.")
-    return table.select(COLUMNS)
+    places = zip(*(table.column(name).to_pylist() for name in ("shard", "key", "index")), strict=True)
+    first = {place: row for row, place in reversed(list(enumerate(places)))}
+    return table.select(COLUMNS).take(pa.array(sorted(first.values())))
+
+
+def _csv(path: Path) -> pa.Table:
+    """A table whose cells are texts, as they were before a spreadsheet was kept from running them, but for `index`."""
+    names = pa_csv.open_csv(path).schema.names
+    types = {name: pa.int64() if name == "index" else pa.string() for name in names}
+    as_written = pa_csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True)
+    table = pa_csv.read_csv(path, convert_options=as_written)
+    for place, name in enumerate(table.column_names):
+        if name != "index":
+            table = table.set_column(place, name, unsafe_cells(table.column(name)))
+    return table
 
 
 def _over_written(folder: Path, rows: pa.Table, shardshuffle: int | bool, seed: int | None) -> Any:

@@ -68,6 +68,17 @@ def test_the_table_of_a_sweep_is_not_cut_inside_words_and_has_no_column_of_nothi
     assert "dropped by read" not in (shards / "sweep/sweep.csv").read_text()
 
 
+def test_what_stages_only_flag_is_counted_in_the_table(curate, shards):
+    """A column for each stage that flagged any, beside what others dropped."""
+    ran = curate("-m", *SATURATION, "input=in/", "output=sweep", "saturation.action=drop,flag", "saturation.score_threshold=1")
+    assert ran.code == 0, ran.said
+    rows = rows_of(shards / "sweep/sweep.csv")
+    assert [(row["kept"], row["dropped by saturation"], row["flagged by saturation"]) for row in rows] == [
+        ("0", "12", "0"), ("12", "0", "12"),
+    ]  # fmt: skip
+    assert "flagged" in ran.out.partition("the table is in")[0]
+
+
 def test_a_multirun_of_one_job_is_a_sweep_without_settings(curate, shards):
     """`job 1`, and no colon with nothing behind it."""
     ran = curate("-m", "stages=[partition,read]", "input=in/", "output=sweep")

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 import curator
 from curator import FilePartitioningStage, ImageReaderStage, ImageWriterStage, ManifestWriterStage
 from curator.errors import ConfigError, InputChanged
+from curator.formats.keeplist import write_csv
 from tests.conftest import make_image, make_samples, make_shard, shared, tar_members
 from tests.stages import Brightness
 from tests.tars import tar_of
@@ -79,15 +80,36 @@ def test_of_shards_that_hold_dropped_samples_as_well_the_kept_are_given(pipeline
     assert 0 < len(kept) < 18
 
 
-@pytest.mark.parametrize("where", ["in the output", "alone", "alone, without places"])
+@pytest.mark.parametrize("where", ["in the output", "alone", "alone, without places", "csv", "csv, without places"])
 def test_a_manifest_opens_as_well(decided, tmp_path, where, monkeypatch):
     """That of a run, one that was copied elsewhere, one with nothing but shard and key."""
     path = tmp_path / "out/manifest/manifest.parquet"
     table = pq.read_table(path)
     if where != "in the output":
         path = tmp_path / "kept.parquet"
-        pq.write_table(table.select(["shard", "key"]) if "without" in where else table, path)
+        table = table.select(["shard", "key"]) if "without" in where else table
+        pq.write_table(table, path)
+    if "csv" in where:
+        path = path.with_suffix(".csv")
+        with open(path, "wb") as file:
+            write_csv(file, table)
     assert members_of(loaded(curator.open(path), 2)) == decided[1]
+
+
+def test_a_keep_list_that_names_a_sample_twice_gives_it_once(decided, tmp_path):
+    """As in lists that were put together; samples of one key at two places are two."""
+    table = pq.read_table(tmp_path / "out/manifest/manifest.parquet").select(["shard", "key"])
+    pq.write_table(pa.concat_tables([table, table.slice(3, 5), table]), tmp_path / "kept.parquet")
+    samples = loaded(curator.open(tmp_path / "kept.parquet"))
+    assert [sample["__key__"] for sample in samples] == table.column("key").to_pylist()
+
+
+def test_a_csv_gives_names_that_a_spreadsheet_would_run_as_they_were(pipeline, tmp_path):
+    """They were made text for it; keys that look like numbers stay as they are spelt."""
+    members = {f"{key}.jpg": make_image(n) for n, key in enumerate(("=1+1", "@x", "007", "'q", "NULL"))}
+    make_shard(tmp_path / "a.tar", members)
+    pipeline([*SOURCES, ManifestWriterStage(format="csv")], input=tmp_path / "a.tar")
+    assert members_of(loaded(curator.open(tmp_path / "out/manifest/manifest.csv"))) == members
 
 
 def test_images_in_folders_and_members_that_lie_apart_are_joined(pipeline, tmp_path):

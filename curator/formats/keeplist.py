@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curator.formats.outgoing import contents_of, json_of, samples_of
 from curator.stage import Array
@@ -84,3 +85,8 @@ def write_lines(file: IO[bytes], shards: Sequence[str], images: Sequence[str]) -
     """A line for each image, `shard/image`: in a folder, the file's path."""
     for shard, image in zip(shards, images, strict=True):
         file.write(f"{shard.rstrip('/')}/{image}\n".encode("utf-8", "surrogateescape"))
+
+
+def unsafe_cells(cells: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Texts as they were before `safe_cell`."""
+    return pc.replace_substring_regex(cells, r"^'([=+\-@\t\r\x00])", r"\1")
