@@ -98,8 +98,7 @@ def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, voice
     feed = plan.feeds[stage.name]
     inputs = _addresses(plan, feed, census.contents)
     own = sorted(set(inputs))
-    these = These(plan.space_of(stage), feed, plan.keys[feed], own, _columns(store, feed, own))
-    before = _earlier(stage, these, voice.say)
+    before = _earlier(stage, _these(plan, store, stage, own), voice.say)
     distinct = sorted({*own, *before.pieces})
     collection, shelf, place = _where(plan, stage, distinct)
     stored = _stored(store, stage, shelf, place, collection)
@@ -136,8 +135,8 @@ def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, voice
 def is_found(plan: Plan, store: Store, stage: Any, contents: Sequence[str]) -> bool:
     """Whether the store has what a stage finds among pieces of these contents."""
     feed = plan.feeds[stage.name]
-    own = set(_addresses(plan, feed, contents))
-    distinct = sorted({*own, *_earlier(plan, stage, _columns(store, feed, sorted(own))).pieces})
+    own = sorted(set(_addresses(plan, feed, contents)))
+    distinct = sorted({*own, *_earlier(stage, _these(plan, store, stage, own)).pieces})
     collection, shelf, place = _where(plan, stage, distinct)
     return _stored(store, stage, shelf, place, collection) is not None
 
@@ -150,6 +149,12 @@ def _where(plan: Plan, stage: Any, distinct: Sequence[str]) -> tuple[str, str, s
     """What stands for a collection; the shelf and the address of what is found in it."""
     collection = address.found("collection", distinct)
     return collection, shelf_of(plan, stage), address.found(plan.keys[stage.name], distinct)
+
+
+def _these(plan: Plan, store: Store, stage: Any, addresses: Sequence[str]) -> These:
+    """The vectors that a stage is fed, for those who compare others with them."""
+    feed = plan.feeds[stage.name]
+    return These(plan.space_of(stage), feed, plan.keys[feed], addresses, _columns(store, feed, addresses))
 
 
 def _columns(store: Store, feed: str, addresses: Sequence[str]) -> int | None:
