@@ -238,7 +238,7 @@ def test_an_index_of_another_run_of_the_same_model_is_refused(pipeline, tmp_path
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"image": b"\xff\xd8" * 50}, "image: must be text, not '100 bytes'"),
+        ({"image": b"\xff\xd8" * 50}, "image: must be text, not 100 bytes"),
         ({"vector": "abc"}, "vector: must be a list of numbers, not 'abc'."),
         ({"vector": ["a"] * 500}, "vector: must be a list of numbers, not a list."),
     ],
