@@ -25,6 +25,9 @@ from curator.commit import commit_bytes, explained, sync_folder
 from curator.errors import OutsideError
 
 RUN = "run.json"
+PAGE = "search.html"
+"""What curate-search leaves beside a run: it shows that run's images, and goes when another takes its place."""
+PAGE_MARK = b'<meta name="generator" content="curate-search">'
 
 
 class Output:
@@ -116,7 +119,8 @@ class Output:
         """Write `run.json` into `.next` and put everything in place of what was there."""
         before = self.run or {}
         parts = sorted(name for name in os.listdir(self.next) if name != RUN)
-        run = {**run, "parts": parts, "replaces": before.get("parts", []), "files": listing(sizes(self.next, parts))}
+        replaced = [*before.get("parts", []), *[PAGE] * (PAGE not in parts and is_page(self.folder / PAGE))]
+        run = {**run, "parts": parts, "replaces": replaced, "files": listing(sizes(self.next, parts))}
         sync_folder(self.next)
         commit_bytes(self.next / RUN, _json(run))
         self._replace()
@@ -150,6 +154,15 @@ class Output:
         sync_folder(self.folder)
         os.rename(self.next / RUN, self.folder / RUN)
         sync_folder(self.folder)
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page of curate-search, by the mark in its head: only such are replaced."""
+    try:
+        with open(path, "rb") as file:
+            return PAGE_MARK in file.read(512)
+    except OSError:
+        return False
 
 
 def sizes(folder: Path, parts: Sequence[str]) -> dict[str, int]:

@@ -320,6 +320,26 @@ def test_the_recipe_image_search_ends_with_an_index_that_is_asked_by_its_own_com
     assert "the gallery is in found/search.html" in asked.out
 
 
+def test_images_of_a_list_are_shown_by_the_path_that_it_gave(curate, tmp_path):
+    """A line's number says nothing to a person."""
+    (tmp_path / "p").mkdir()
+    for name in ("red", "blue"):
+        (tmp_path / f"p/{name}.jpg").write_bytes(make_image(len(name)))
+    (tmp_path / "list.csv").write_text("path,caption\np/red.jpg,one\np/blue.jpg,two\n")
+    ran = curate("stages=[partition,read,embed,faiss]", "input=list.csv", "output=out", "embed.model=curator-demo",
+                 "embed.pretrained=curator-demo", cwd=tmp_path)  # fmt: skip
+    assert ran.code == 0, ran.said
+    asked = curate("index=out", "query=a house", "fold=1", cwd=tmp_path, module="curator.query.command")
+    assert {line.split()[2] for line in asked.out.splitlines()[1:3]} == {"p/red.jpg", "p/blue.jpg"}
+    page = (tmp_path / "out/search.html").read_text()
+    assert "p/red.jpg" in page
+    assert "000000000" not in page
+    again = curate("stages=[partition,read,embed,faiss]", "input=list.csv", "output=out", "embed.model=curator-demo",
+                   "embed.pretrained=curator-demo", "faiss.index=flat", cwd=tmp_path)  # fmt: skip
+    assert again.code == 0, again.said
+    assert not (tmp_path / "out/search.html").exists()
+
+
 def test_pictures_are_found_from_any_folder_and_without_the_run(here, tmp_path, monkeypatch, capsys):
     """By the place that run.json knows, and of a database alone by the shard's name, from where the run was made."""
     code, out, _ = search(capsys, "index=out/milvus/vectors.db", "query=a house", "k=2", f"gallery={tmp_path / 'db.html'}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from curator.errors import ConfigError, CuratorError
+from curator.output import PAGE
 from curator.progress import Progress
 from curator.query.pictures import Pictures, Thumbnail, thumbnail
 from curator.query.places import Opened
@@ -128,7 +129,7 @@ def _settings(given: Sequence[str], config_dir: str | None) -> tuple[dict[str, A
 
 
 def _answer(question: Question, at: Opened, gallery: str | None) -> int:
-    place = Path(gallery) if gallery else at.folder / "search.html" if at.folder and gallery is not None else None
+    place = Path(gallery) if gallery else at.folder / PAGE if at.folder and gallery is not None else None
     if place is not None:
         check_gallery(place)
     if at.remark:
@@ -141,7 +142,7 @@ def _answer(question: Question, at: Opened, gallery: str | None) -> int:
         print(f"no image of {at.name} meets {question.where}")
         return 0
     told = ending(results, question.k)
-    print(table(results))
+    print(table(results, at.image_columns))
     print(told)
     if place is not None:
         what = f"“{question.query}”" if question.query else f"like {Path(str(question.image)).name}"

@@ -34,6 +34,13 @@ class Opened:
     run: Mapping[str, Any] = field(default_factory=dict)
     remark: str = ""  # what a person should know before trusting the answer
 
+    @property
+    def image_columns(self) -> dict[str, str]:
+        """For each list among the run's inputs, the column of results that says which image a line is of."""
+        found = [i.get("found", {}) for i in self.run.get("inputs", [])]
+        lists = [f for f in found if f.get("format") in ("list", "urls")]
+        return {f["given"]: f"in_{column}" for f in lists for role, column in f["roles"] if role in ("image", "url")}
+
 
 @contextmanager
 def opened(given: str, collection: str | None, namespace: str | None, embedding: str | None) -> Iterator[Opened]:

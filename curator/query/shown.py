@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from curator.commit import commit_bytes
 from curator.errors import ConfigError
+from curator.output import PAGE, is_page
 from curator.progress import terminal_width
 from curator.query.pictures import Pictures, Thumbnail
 from curator.units import counted
@@ -20,8 +21,6 @@ WIDEST = 120
 LEAST_CAPTION, MOST_PLACE = 20, 30
 MOST_SCORES = 4
 CAPTION_LETTERS = 240
-MARK = b'<meta name="generator" content="curate-search">'
-"""Stands in the head of every page of ours, and tells which file may be replaced by another."""
 _NO_SCORE = ("rank", "similarity", "folded", "index", "width", "height", "duplicate_group")
 
 
@@ -32,10 +31,17 @@ def score_columns(results: pa.Table) -> list[str]:
     return sorted(names, key=lambda name: not name.endswith("_score"))
 
 
-def table(results: pa.Table) -> str:
+def place_of(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
+    """Where an image is: the path or address that a list gave for it, else its shard and key."""
+    given = row.get(columns.get(row["shard"], ""))
+    return str(given) if given else f"{row['shard'].rstrip('/')}/{row['key']}"
+
+
+def table(results: pa.Table, columns: Mapping[str, str]) -> str:
     """Rank, cosine, place, as many scores as leave room for the caption, caption: one line for each result."""
     rows = results.to_pylist()
-    places = [f"{_tail(row['shard'])}/{row['key']}" for row in rows]
+    short = [row if row["shard"] in columns else {**row, "shard": _tail(row["shard"])} for row in rows]
+    places = [place_of(row, columns) for row in short]
     counts = [f"+{row['folded']}" if row["folded"] else "" for row in rows]
     place = min(max(len(p) for p in (*places, "image")), MOST_PLACE)
     extra = max(map(len, counts), default=0)
@@ -97,23 +103,14 @@ def ending(results: pa.Table, wanted: int) -> str:
 def check_gallery(path: Path) -> None:
     """Raise ConfigError where a page cannot go to this path, or would replace what is no page of ours."""
     if path.is_dir():
-        raise ConfigError(f"gallery: {path} is a folder; name a file in it, such as {path / 'search.html'}.")
+        raise ConfigError(f"gallery: {path} is a folder; name a file in it, such as {path / PAGE}.")
     if not path.parent.is_dir():
         raise ConfigError(f"gallery: {path}: there is no folder {path.parent}.")
-    if path.exists() and not is_gallery(path):
+    if path.exists() and not is_page(path):
         raise ConfigError(
             f"gallery: {path} is there and was not made by curate-search; it stays as it is. Name another path, or "
             "gallery=null for none."
         )
-
-
-def is_gallery(path: Path) -> bool:
-    """Whether a file is a page of ours, by the mark in its head."""
-    try:
-        with open(path, "rb") as file:
-            return MARK in file.read(512)
-    except OSError:
-        return False
 
 
 def write_gallery(path: Path, results: pa.Table, pictures: Pictures, title: str, line: str, asked: Thumbnail) -> int:
@@ -121,21 +118,23 @@ def write_gallery(path: Path, results: pa.Table, pictures: Pictures, title: str,
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     scores = score_columns(results)
-    hits = [_hit(row, pictures.of(row), scores) for row in results.to_pylist()]
+    hits = [_hit(row, pictures.of(row), scores, pictures.at.image_columns) for row in results.to_pylist()]
     pages = Environment(loader=PackageLoader("curator.query", "."), autoescape=True, undefined=StrictUndefined)
     page = pages.get_template("gallery.html").render(title=title, line=line, hits=hits, asked=_data(asked))
     commit_bytes(path, page.encode("utf-8", "replace"))
     return sum(not hit["source"] for hit in hits)
 
 
-def _hit(row: Mapping[str, Any], picture: Thumbnail, scores: Sequence[str]) -> dict[str, Any]:
+def _hit(
+    row: Mapping[str, Any], picture: Thumbnail, scores: Sequence[str], columns: Mapping[str, str]
+) -> dict[str, Any]:
     sized = row.get("width") and row.get("height")
     return {
         "rank": row["rank"],
         "similarity": f"{row['similarity']:.3f}",
         "folded": row["folded"],
         "caption": _cut(" ".join((row.get("caption") or "").split()), CAPTION_LETTERS),
-        "key": f"{row['shard'].rstrip('/')}/{row['key']}",
+        "key": place_of(row, columns),
         "size": f"{int(row['width'])} × {int(row['height'])}" if sized else "",
         "facts": [(name.removesuffix("_score"), f"{row[name]:.3f}") for name in scores if row[name] is not None],
         "source": _data(picture),
