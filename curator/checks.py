@@ -18,6 +18,7 @@ from curator.stage import ProcessingStage
 from curator.store import Store
 from curator.uploaded import output_at
 from curator.wiring import Plan, pixels_of, shards_of
+from curator.wording import together
 
 
 def mistakes_of(stages: Sequence[ProcessingStage], settings: Settings, whole: bool = True) -> list[str]:
@@ -154,7 +155,7 @@ def against_what(plan: Plan, settings: Settings) -> Iterator[str]:
 def missing_weights(plan: Plan, settings: Settings) -> list[str]:
     """Weights that are not where the config says, of stages that have something to measure."""
     missing = {
-        stage: [f"{stage}: {w.missing}" for w in weights if w.path is None and not isinstance(w, Fetchable)]
+        stage: [str(w.missing) for w in weights if w.path is None and not isinstance(w, Fetchable)]
         for stage, weights in plan.weights.items()
     }
     if not any(missing.values()):
@@ -162,7 +163,7 @@ def missing_weights(plan: Plan, settings: Settings) -> list[str]:
     shards = plan.shards(settings)
     store = Store(settings.store)
     needed = weights_needed(plan, store, survey(plan, store, shards, settings.fingerprint))
-    return [line for stage in needed for line in missing[stage]]
+    return together((stage, what) for stage in needed for what in missing[stage])
 
 
 def _weights(stages: Sequence[ProcessingStage]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,11 +111,21 @@ def _stray(name: str, value: Any, typed: Sequence[str], nodes: Mapping[str, Any]
         return [f"{t}: set, but {name} is not in stages=[{','.join(chosen)}]." for t in set_here]
     if name in known_stages(config_dir):
         return [f"{name}: is a stage, and has its settings below it, as in {name}.action=flag."]
-    near = meant(name, [*Settings.model_fields, *known_stages(config_dir)])
+    near = _inside_stages(name, nodes, config_dir) or meant(name, [*Settings.model_fields, *known_stages(config_dir)])
     inside = [f"{name}.{key}" for key in value] if isinstance(value, dict) else [name]
     return [
         f"{place}: no such {'stage or setting' if isinstance(value, dict) else 'setting'}.{near}" for place in inside
     ]
+
+
+def _inside_stages(name: str, nodes: Mapping[str, Any], config_dir: Path | None) -> str:
+    """What was probably meant by a setting that a stage of this run has, and nothing outside of stages."""
+    having = []
+    for stage, node in nodes.items():
+        if isinstance(node, dict) and "_target_" in node:
+            with suppress(ConfigError):  # a class that is none is told where the stage is built
+                having += [stage] if name in fields_of(stage_class(node["_target_"], stage, config_dir)) else []
+    return f" Did you mean {' or '.join(f'{stage}.{name}' for stage in having)}?" if having else ""
 
 
 def _skipped(typed: Sequence[str], nodes: Mapping[str, Any], config_dir: Path | None) -> list[str]:

@@ -260,7 +260,7 @@ class Run:
             )
 
     def _check_replaced(self, ledger: pa.Table) -> None:
-        """Say which finished run is replaced; where its shards would go and none come, refuse."""
+        """Where a finished run's shards would go and none come, refuse."""
         before = self.output.run
         if before is None:
             return
@@ -274,9 +274,15 @@ class Run:
                 f"{causes}. Nothing was replaced, and what was measured is kept. Other thresholds, another output, or "
                 "overwrite=true to lose the shards."
             )
-        given = before.get("config", {}).get("input")
+
+    def _tell_replaced(self) -> None:
+        """Say which finished run is about to be replaced."""
+        before = self.output.run
+        if before is None:
+            return
+        kept, given = before.get("counts", {}).get("kept", 0), before.get("config", {}).get("input")
         of = ", ".join(given) if isinstance(given, list) else given
-        self.voice.say(f"{self.settings.output}: replaces the run of {of} ({had.get('kept', 0):,} kept)")
+        self.voice.say(f"{self.settings.output}: replaces the run of {of} ({kept:,} kept)")
 
     def _written(self, ledger: pa.Table, census: Census, identity: str) -> tuple[pa.Table, dict[str, Any]]:
         """Copy what is kept into `.next`, and the ledger beside it."""
@@ -302,6 +308,7 @@ class Run:
             self.name, self.plan, self.settings, census, found, verdicts, ledger, facts, self.seconds, identity,
             cluster=self.cluster, record=self.record,
         )  # fmt: skip
+        self._tell_replaced()
         told = summary_lines(ledger, self.plan, run, str(self.settings.output))
         self.voice.log(told)
         self.voice.save(self.output.next, self.record.get("hydra"))

@@ -58,6 +58,8 @@ def _prepared(override: str, multirun: bool) -> str:
         raise ConfigError(f"{override}: {plain} is chosen by name. `curate --help` lists them.")
     if plain in GROUPS and any("[" in part.strip()[1:] for part in split(value)):
         raise ConfigError(f"{override}: a list of names, and no lists in it.")
+    if plain == "stages":
+        _check_stages(override, value)
     if plain in GROUPS and not multirun and _commas(value):
         listed = f"a list is written in brackets, '{plain}=[{value}]'; " if plain == "stages" else ""
         raise ConfigError(f"{override}: {listed}values with commas between them are a sweep, and that needs -m.")
@@ -72,6 +74,21 @@ def _prepared(override: str, multirun: bool) -> str:
         )
     is_group = plain in GROUPS or "/" in plain or plain.split(".")[0] == "hydra" or "@" in plain
     return f"{name if is_group else '++' + plain}={value}"
+
+
+def _check_stages(override: str, value: str) -> None:
+    """Raise ConfigError for a list that names nothing, or a stage twice: Hydra takes the second for the first."""
+    for part in map(str.strip, split(value)):
+        if not (part.startswith("[") and part.endswith("]")):
+            continue
+        names = [name.strip().strip("'\"") for name in split(part[1:-1])]
+        if not any(names):
+            raise ConfigError(f"{override}: names no stage. Without stages=..., the recipe's are run.")
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise ConfigError(
+                f"{override}: {' and '.join(twice)} stands in it more than once, and each runs once. A second one with "
+                "other settings is a YAML of your own in stages/ (--config-dir), under another name."
+            )
 
 
 def _parsed(prepared: str, typed: str) -> str:

@@ -10,6 +10,7 @@ from curator.settings import Settings
 from curator.store import Store
 from curator.units import counted
 from curator.wiring import Plan
+from curator.wording import together
 
 
 def rehearsal(plan: Plan, settings: Settings) -> str:
@@ -29,7 +30,7 @@ def rehearsal(plan: Plan, settings: Settings) -> str:
             [_row(plan, store, s.name, contents, len(shards) - seen) for s in plan.stages],
         ),
     ]
-    lines += [f"{stage}: {w.missing}" for stage, ws in plan.weights.items() for w in ws if w.missing and not w.path]
+    lines += together((stage, w.missing) for stage, ws in plan.weights.items() for w in ws if w.missing and not w.path)
     return "\n".join([*lines, "dry run: nothing was done"])
 
 

@@ -17,6 +17,14 @@ def meant(word: str, words: Any) -> str:
     return f" Did you mean {by_letters[near[0]]}?" if near else ""
 
 
+def together(told: Iterable[tuple[str, str]]) -> list[str]:
+    """`who: what` of each, and those who are told the same at once: `embed and concept: what`."""
+    by_text: dict[str, dict[str, None]] = {}
+    for who, what in told:
+        by_text.setdefault(what, {})[who] = None
+    return [f"{' and '.join(names)}: {what}" for what, names in by_text.items()]
+
+
 def unknown(name: str, known: Iterable[str], elsewhere: Mapping[str, str]) -> str:
     """What to say of a setting that there is not; `elsewhere`: names that other tools have, and what is said here."""
     return f"no such setting; {elsewhere[name]}." if name in elsewhere else f"no such setting.{meant(name, known)}"

@@ -154,11 +154,11 @@ def listed(tmp_path):
     return [hashlib.sha256(members[f"{n:06d}.jpg"]).hexdigest() for n in range(5)]
 
 
-@pytest.mark.parametrize("form", ["text", "sha256sum", "csv", "parquet", "folder"])
+@pytest.mark.parametrize("form", ["text", "sha256sum", "csv", "parquet", "folder", "output"])
 def test_listed_images_are_dropped_whatever_form_the_list_has(pipeline, tmp_path, listed, form):
     """One hash in each line, as sha256sum prints it, a column of a table, or another run's ledger."""
     table = pa.table({"name": ["x", "y", "z"], "sha256": [listed[1], None, listed[3].upper()]})
-    path = tmp_path / {"text": "bad.txt", "sha256sum": "SUMS", "csv": "bad.csv", "parquet": "bad.parquet", "folder": "ledger"}[form]
+    path = tmp_path / {"text": "bad.txt", "sha256sum": "SUMS", "csv": "bad.csv", "parquet": "bad.parquet"}.get(form, form)
     if form == "text":
         path.write_text(f"\ufeff# what must not be in it\n{listed[1]}\r\n\n{listed[3].upper()}  # asked for\n")
     elif form == "sha256sum":
@@ -168,9 +168,10 @@ def test_listed_images_are_dropped_whatever_form_the_list_has(pipeline, tmp_path
     elif form == "parquet":
         pq.write_table(table, path)
     else:
-        path.mkdir()
-        pq.write_table(table.rename_columns(["name", "content_hash"]).slice(0, 1), path / "part-000.parquet")
-        pq.write_table(table.rename_columns(["name", "content_hash"]).slice(2), path / "part-001.parquet")
+        folder = path if form == "folder" else path / "ledger"
+        folder.mkdir(parents=True)
+        pq.write_table(table.rename_columns(["name", "content_hash"]).slice(0, 1), folder / "part-000.parquet")
+        pq.write_table(table.rename_columns(["name", "content_hash"]).slice(2), folder / "part-001.parquet")
     result = pipeline([*SOURCES, BlocklistFilterStage(file=str(path))], input=tmp_path / "a.tar")
     dropped = {key: (row["cause"], row["reason"]) for key, row in by_key(result).items() if row["status"] == "dropped"}
     assert dropped == dict.fromkeys(("000001", "000003"), ("blocked", f"its content hash is listed in {path}"))
@@ -211,12 +212,14 @@ def test_another_list_under_the_same_name_decides_again_and_measures_nothing(pip
         ("bad.csv", "name,content_hsh\nx,y\n", None, r"no column content_hash or sha256 or hash. It has name, content_hsh. Say which"),
         ("bad.csv", "name,digest\nx,y\n", "digset", r"no column digset. It has name, digest. Did you mean digest\?"),
         ("bad.parquet", "no parquet", None, r"bad.parquet cannot be read: "),
+        ("x.jpg", "\udcff\udcd8", None, r"blocklist.file: .*x.jpg is no text. A list is text with a hash in each line"),
+        (".", None, None, r"is a folder without Parquet in it. Name a file of hashes, the output of a run"),
     ],
 )  # fmt: skip
 def test_a_list_that_cannot_be_used_is_said_before_any_work(pipeline, tmp_path, listed, name, content, column, expected):
     """What is wrong, in which file, and what is there instead."""
     if name and content is not None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_text(content, errors="surrogateescape")
     stage = BlocklistFilterStage(file=name and str(tmp_path / name), column=column)
     with pytest.raises(ConfigError, match=expected):
         pipeline([*SOURCES, stage], input=tmp_path / "a.tar")

@@ -29,7 +29,7 @@ from curator.models.published import DEMO, DEMO_MODEL
 from curator.store import Store, vectors_of
 from curator.voice import Voice
 from curator.wiring import wire
-from tests.conftest import make_image, make_shard, tar_members
+from tests.conftest import make_image, make_samples, make_shard, tar_members
 from tests.stages import Tiny
 
 SOURCES = [FilePartitioningStage(), ImageReaderStage()]
@@ -253,3 +253,14 @@ def test_a_command_without_prompts_is_told_what_to_give(curate, tmp_path):
     ran = curate(*EMBED, "stages=[partition,read,concept,embed]", "input=a.tar", "output=out")
     assert "concept.prompts: must be given" in ran.err
     assert "concept: needs an embedding, and embed stands behind it" in ran.err
+
+
+@pytest.mark.parametrize("dry", ["false", "true"])
+def test_one_missing_file_of_two_stages_is_told_once(curate, tmp_path, dry):
+    """Which files would do, and where, under the names of both."""
+    make_shard(tmp_path / "a.tar", make_samples(1))
+    (tmp_path / "empty").mkdir()
+    ran = curate("stages=[partition,read,embed,concept,manifest]", "concept.prompts=[a cat]", "embed.model_dir=empty",
+                 "input=a.tar", "output=out", f"dry_run={dry}")  # fmt: skip
+    assert ran.said.count("embed and concept: ") == 1
+    assert ran.said.count("Put one of these into") == 1

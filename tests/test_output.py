@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow.parquet as pq
 import pytest
 
-from curator import FilePartitioningStage, ImageReaderStage, ImageWriterStage
+from curator import FilePartitioningStage, ImageReaderStage, ImageWriterStage, Pipeline, ProcessingStage
 from curator.errors import ConfigError, OutsideError
 from curator.output import Output
+from curator.voice import Voice
 from tests.conftest import make_samples, make_shard, tree
 from tests.stages import Brightness
 
@@ -140,6 +142,31 @@ def test_shards_are_not_lost_to_a_run_that_keeps_nothing(pipeline, tmp_path):
     assert tree(tmp_path / "out") == before
     assert pipeline(nothing, input=tmp_path / "a.tar", overwrite=True).run["work"]["decoded"] == 0
     assert not (tmp_path / "out/shards").exists()
+
+
+class FullDisk(ProcessingStage):
+    """A writer that meets a fault outside."""
+
+    version: ClassVar[int] = 1
+
+    def write(self, kept, source, folder, each):
+        """Nothing is written."""
+        raise OutsideError("the disk is full")
+
+
+def test_a_run_that_fails_while_it_writes_does_not_say_that_it_replaces(pipeline, tmp_path):
+    """What it would have replaced stays, and the line comes with the run that does replace it."""
+    make_shard(tmp_path / "a.tar", make_samples(4))
+    pipeline([*SOURCES, ImageWriterStage()], input=tmp_path / "a.tar")
+    before = tree(tmp_path / "out")
+    places = {"input": tmp_path / "a.tar", "output": tmp_path / "out", "store": tmp_path / "store"}
+    failing, replacing = Voice(quiet=True), Voice(quiet=True)
+    with pytest.raises(OutsideError, match="the disk is full"):
+        Pipeline("test", [*SOURCES, ImageWriterStage(), FullDisk()]).run(voice=failing, **places)
+    assert tree(tmp_path / "out") == before
+    assert "replaces the run" not in "".join(failing.lines)
+    Pipeline("test", [*SOURCES, ImageWriterStage(samples_per_shard=2)]).run(voice=replacing, **places)
+    assert "replaces the run" in "".join(replacing.lines)
 
 
 def test_zero_kept_rows_leave_no_empty_tar(pipeline, tmp_path):

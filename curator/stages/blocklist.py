@@ -28,7 +28,8 @@ class BlocklistFilterStage(ProcessingStage):
     """Drop images whose bytes have a SHA-256 that `file` lists, by the ledger's `content_hash`.
 
     A text with one hash in each line (as `sha256sum` prints them, too; `#` begins a remark), a CSV or Parquet file with
-    a `column` of them, or a folder of Parquet, such as another run's `ledger/`. Nulls in a column are passed over.
+    a `column` of them, a folder of Parquet, or another run's output, whose ledger it is then. Nulls in a column are
+    passed over.
     """
 
     called: ClassVar[str] = "blocklist"
@@ -40,7 +41,7 @@ class BlocklistFilterStage(ProcessingStage):
 
     def decided_from(self) -> tuple[Path, ...]:
         """The file, or the files of the folder."""
-        path = Path(self.file or "").expanduser()
+        path = _place(self.file or "")
         return tuple(sorted(path.glob("*.parquet"))) if path.is_dir() else (path,)
 
     def mistakes(self) -> Iterable[str]:
@@ -70,9 +71,14 @@ class BlocklistFilterStage(ProcessingStage):
         """The hashes, in small letters. Raises ConfigError."""
         if not self.file:
             raise ConfigError(f"{self.name}.file: must be given: a file of SHA-256 hashes, or a ledger of another run.")
-        path = Path(self.file).expanduser()
+        path = _place(self.file)
         if not path.exists():
             raise ConfigError(f"{self.name}.file: there is no {self.file}.")
+        if path.is_dir() and not list(path.glob("*.parquet")):
+            raise ConfigError(
+                f"{self.name}.file: {self.file} is a folder without Parquet in it. Name a file of hashes, the output "
+                "of a run, or a folder of Parquet."
+            )
         try:
             if path.is_dir() or path.suffix == ".parquet":
                 hashes = self._column(pq.read_table(path))
@@ -80,7 +86,11 @@ class BlocklistFilterStage(ProcessingStage):
                 hashes = self._column(pa_csv.read_csv(path, convert_options=EMPTY_IS_NULL))
             else:
                 hashes = pa.array(_lines(path.read_text()), pa.string())
-        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        except UnicodeDecodeError:
+            raise ConfigError(
+                f"{self.name}.file: {self.file} is no text. A list is text with a hash in each line, .csv or .parquet."
+            ) from None
+        except (OSError, pa.ArrowException) as error:
             raise ConfigError(f"{self.name}.file: {self.file} cannot be read: {error}") from error
         wrong = hashes.filter(pc.invert(pc.match_substring_regex(hashes, f"^{_HASH.pattern}$")))
         if len(wrong):
@@ -101,6 +111,12 @@ class BlocklistFilterStage(ProcessingStage):
                 f"{', '.join(names)}.{near}"
             )
         return table.column(name).cast(pa.string()).combine_chunks().drop_null()
+
+
+def _place(given: str) -> Path:
+    """Where the hashes stand: of a run's output, its ledger."""
+    path = Path(given).expanduser()
+    return path / "ledger" if (path / "ledger").is_dir() else path
 
 
 def _lines(text: str) -> list[str]:
