@@ -122,7 +122,7 @@ def test_what_is_compared_with_what_is_told_in_images(compared, tmp_path):
     assert "comparing" not in compared(at(15), output="alone")[1]
     compared(at(0.5), output="none", against=str(tmp_path / "first"))  # dropped: this output keeps nothing
     told = compared(at(45), output="last", against=(str(tmp_path / "none"),))[1]
-    assert f"dedup.against: {tmp_path}/none kept no image, so nothing is compared with it" in told
+    assert f"dedup.against: {tmp_path}/none holds no kept image, so nothing is compared with it" in told
 
 
 def test_a_collection_that_grows_is_told_in_images(cluster, tmp_path):

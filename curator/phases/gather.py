@@ -98,7 +98,7 @@ def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, voice
     feed = plan.feeds[stage.name]
     inputs = _addresses(plan, feed, census.contents)
     own = sorted(set(inputs))
-    before = _earlier(stage, _these(plan, store, stage, own), voice.say)
+    before = _earlier(plan, store, stage, own, voice.say)
     distinct = sorted({*own, *before.pieces})
     collection, shelf, place = _where(plan, stage, distinct)
     stored = _stored(store, stage, shelf, place, collection)
@@ -134,9 +134,8 @@ def find(plan: Plan, store: Store, census: Census, stage: Any, each: Each, voice
 
 def is_found(plan: Plan, store: Store, stage: Any, contents: Sequence[str]) -> bool:
     """Whether the store has what a stage finds among pieces of these contents."""
-    feed = plan.feeds[stage.name]
-    own = sorted(set(_addresses(plan, feed, contents)))
-    distinct = sorted({*own, *_earlier(stage, _these(plan, store, stage, own)).pieces})
+    own = sorted(set(_addresses(plan, plan.feeds[stage.name], contents)))
+    distinct = sorted({*own, *_earlier(plan, store, stage, own).pieces})
     collection, shelf, place = _where(plan, stage, distinct)
     return _stored(store, stage, shelf, place, collection) is not None
 
@@ -151,12 +150,6 @@ def _where(plan: Plan, stage: Any, distinct: Sequence[str]) -> tuple[str, str, s
     return collection, shelf_of(plan, stage), address.found(plan.keys[stage.name], distinct)
 
 
-def _these(plan: Plan, store: Store, stage: Any, addresses: Sequence[str]) -> These:
-    """The vectors that a stage is fed, for those who compare others with them."""
-    feed = plan.feeds[stage.name]
-    return These(plan.space_of(stage), feed, plan.keys[feed], addresses, _columns(store, feed, addresses))
-
-
 def _columns(store: Store, feed: str, addresses: Sequence[str]) -> int | None:
     """The columns of the vectors at some addresses; None where there are none."""
     for at in addresses:
@@ -166,14 +159,17 @@ def _columns(store: Store, feed: str, addresses: Sequence[str]) -> int | None:
     return None
 
 
-def _earlier(stage: Any, these: These, say: Callable[[str], None] | None = None) -> Earlier:
+def _earlier(
+    plan: Plan, store: Store, stage: Any, own: Sequence[str], say: Callable[[str], None] | None = None
+) -> Earlier:
     """What was kept before, where the stage is told to compare with it; a path without any is said."""
-    given = getattr(stage, "against", None) or ()
+    given, feed = getattr(stage, "against", None) or (), plan.feeds[stage.name]
+    these = These(plan.space_of(stage), feed, plan.keys[feed], own, _columns(store, feed, own))
     pieces: dict[str, Outside] = {}
     for path in [given] if isinstance(given, str) else given:
         found = earlier([path], f"{stage.name}.against", these).pieces
         if not found and say is not None:
-            say(f"{stage.name}.against: {path} kept no image, so nothing is compared with it")
+            say(f"{stage.name}.against: {path} holds no kept image, so nothing is compared with it")
         pieces |= found
     return Earlier(pieces)
 
