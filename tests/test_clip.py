@@ -143,7 +143,7 @@ def test_a_very_long_strip_costs_no_more_memory_than_a_picture() -> None:
         ({"pretrained": "opeani"}, "It has openai"),
         ({"model": "ViT-L-14"}, "Set model=ViT-L-14-quickgelu"),
         ({"model": "ViT-B-32-quickgelu", "pretrained": "laion2b_s34b_b79k"}, "It has openai"),
-        ({"pretrained": ""}, "at least 1 character"),
+        ({"pretrained": ""}, "must not be empty"),
         ({"precision": "fp16"}, "fp32"),
     ],
 )
