@@ -49,6 +49,8 @@ _BEGINNINGS: tuple[tuple[str, int, bytes], ...] = (  # the format by Pillow's na
     ("HDR", 0, b"#?RADIANCE"),
     ("DJVU", 0, b"AT&TFORM"),
 )
+_SUFFIXES = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2", "JPEG XL": "jxl"}
+"""Of formats whose usual suffix is not their name."""
 _PPM = re.compile(rb"P[1-7fF]\s")
 _SVG = re.compile(rb"\s*(?:<\?xml[^>]*>|<!--.*?-->|<!DOCTYPE svg[^>]*>|\s)*<(?:\w+:)?svg[\s>]", re.DOTALL)
 _NO_LENGTH = frozenset({0x01, *range(0xD0, 0xDA)})  # JPEG markers that stand alone
@@ -64,6 +66,11 @@ def format_of(content: bytes) -> str | None:
     if _PPM.match(head):
         return "PPM"
     return "SVG" if _SVG.match(content[:4096]) else None
+
+
+def usual_suffix(form: str) -> str:
+    """The suffix that files of a format usually have, without a dot: `jpg` for JPEG."""
+    return _SUFFIXES.get(form, form.lower().replace(" ", ""))
 
 
 def beginning(content: bytes) -> str:

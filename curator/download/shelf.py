@@ -26,13 +26,11 @@ import pyarrow.parquet as pq
 
 from curator.commit import TEMPORARY, commit, explained, sync_folder
 from curator.errors import Cause, Fault, StoreError
-from curator.signatures import format_of
+from curator.signatures import format_of, usual_suffix
 from curator.stage import Array
 
 BLOCK = 512
 RECORD = 20 * BLOCK  # tars end on a multiple of this, as other programs write them
-SUFFIXES = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2", "JPEG XL": "jxl"}
-"""Of formats whose usual suffix is not their name."""
 
 SCHEMA = pa.schema(
     [
@@ -312,7 +310,7 @@ def _clear(folder: Path) -> None:
 def suffix(head: bytes) -> str:
     """The suffix that fits a body's first bytes; `bin` where none does."""
     form = format_of(head)
-    return SUFFIXES.get(form, form.lower().replace(" ", "")) if form else "bin"
+    return usual_suffix(form) if form else "bin"
 
 
 def url_digest(url: str) -> bytes:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from curator.errors import Cause
 from curator.formats import tables
 from curator.formats.base import Damage, Sample, Shard
+from curator.formats.files import stamp_of
 from curator.formats.texts import unique
 
 KEY = "key"
@@ -47,5 +48,4 @@ def joined(shard: Shard, samples: Sequence[Sample]) -> tuple[Sequence[Sample], D
 
 def state_of(path: str) -> str:
     """Size and time of last change of the table."""
-    status = os.stat(path)
-    return f":{status.st_size}:{status.st_mtime_ns}"
+    return f":{stamp_of(path)}"

@@ -69,6 +69,12 @@ def opened(path: str, growth: float = 0) -> Iterator[File]:
         file.close()
 
 
+def stamp_of(path: str) -> str:
+    """Size and time of last change of a file on disk."""
+    status = os.stat(path)
+    return f"{status.st_size}:{status.st_mtime_ns}"
+
+
 def _raw(path: str) -> OnDisk | Object:
     return Object(path) if remote.is_url(path) else OnDisk(path)
 

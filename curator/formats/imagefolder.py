@@ -34,8 +34,8 @@ from curator.formats.outgoing import (
     json_of,
     samples_of,
     unchanged,
-    usual_suffix,
 )
+from curator.signatures import usual_suffix
 
 LONGEST_NAME, LONGEST_SUFFIX, LONGEST_PATH = 180, 32, 900  # bytes
 UNSAFE = re.compile(r'[<>:"\\|?*.]')
@@ -174,7 +174,7 @@ def _suffix(sample: Sample, image: str, form: str) -> str:
     member = image_of(sample, image)
     own = b"" if member is None else sample.suffix_of(member)
     text = re.sub(r"[^A-Za-z0-9._-]", "_", own.decode("ascii", "replace")).strip(".")
-    usual = usual_suffix(form).decode()
+    usual = usual_suffix(form or "")
     if not text or len(text) > LONGEST_SUFFIX:
         return usual
     return text if text.rpartition(".")[2].lower().encode() in IMAGE_SUFFIXES else f"{text}.{usual}"

@@ -23,19 +23,18 @@ from curator.download import Shelf
 from curator.errors import Cause, Fault
 from curator.formats import bucket, tables
 from curator.formats.base import Damage, Member, Sample, Shard, ShardIndex
-from curator.formats.files import opened
+from curator.formats.files import opened, stamp_of
 from curator.formats.pieces import cut
 from curator.formats.texts import LINES, unique
 from curator.formats.webdataset import runs
 from curator.ledger import shown
 from curator.remote import is_url
-from curator.signatures import format_of
+from curator.signatures import beginning, format_of, usual_suffix
 from curator.units import readable
 
 KEY_DIGITS = 9
 MAGIC = 32
 FAR = "far"  # where objects behind URLs lie, whatever each is called
-USUAL_SUFFIX = {"JPEG": ".jpg", "TIFF": ".tif"}
 BROKEN = tables.BROKEN
 
 
@@ -237,9 +236,8 @@ def _image(key: bytes, head: bytes, offset: int, size: int, max_bytes: int, plac
     """An image by its first bytes; a fault where they are none's."""
     form = format_of(head)
     if form is None:
-        return _lacking(key, Cause.NOT_AN_IMAGE, f'is no image: it starts with "{shown(head[:12])}"')
-    suffix = USUAL_SUFFIX.get(form, f".{form.lower()}").encode()
-    return _member(key + suffix, offset, size, max_bytes, place)
+        return _lacking(key, Cause.NOT_AN_IMAGE, f"is no image: it starts with {beginning(head)}")
+    return _member(key + f".{usual_suffix(form)}".encode(), offset, size, max_bytes, place)
 
 
 def _bytes_and_path(value: pa.Scalar) -> tuple[Any, str | None]:
@@ -294,8 +292,7 @@ def urls_of(shard: Shard) -> list[str]:
 
 
 def _state(path: str) -> bytes:
-    status = os.stat(path)
-    return b"%d:%d;" % (status.st_size, status.st_mtime_ns)
+    return f"{stamp_of(path)};".encode()
 
 
 def _from_file(shard: Shard, place: str, members: Iterable[Member]) -> Iterator[bytes]:

@@ -12,9 +12,8 @@ import pyarrow as pa
 from curator.errors import InputChanged
 from curator.formats.base import Member, Sample
 from curator.ledger import shown
+from curator.signatures import usual_suffix
 
-USUAL_SUFFIX = {"JPEG": b"jpg", "TIFF": b"tif"}
-"""Of image formats whose usual suffix is not their name."""
 JSON = b"json"
 TAR = "webdataset"
 
@@ -92,13 +91,8 @@ def suffixes_of(sample: Sample, image: str | None, form: str | None) -> list[byt
     Readers of WebDataset pass over a name without a suffix.
     """
     suffixes = [sample.suffix_of(member) for member in sample.members]
-    usual = usual_suffix(form)
+    usual = usual_suffix(form or "").encode()
     for n, member in enumerate(sample.members):
         if not suffixes[n] and shown(member.name) == image and usual and usual not in suffixes:
             suffixes[n] = usual
     return suffixes
-
-
-def usual_suffix(form: str | None) -> bytes:
-    """The suffix that files of an image format usually have; none for no format."""
-    return USUAL_SUFFIX.get(form or "", (form or "").lower().encode())

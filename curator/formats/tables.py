@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from curator import remote
 from curator.errors import ConfigError
-from curator.formats.texts import Read, unique
+from curator.formats.texts import Read, spelt, unique
 from curator.formats.texts import read as read_text
 from curator.wording import meant
 
@@ -60,11 +60,14 @@ def read(path: str, columns: Sequence[str] | None = None, texts: Sequence[str] =
     One of BROKEN where it cannot be read.
     """
     if suffix_of(path) == ".parquet":
-        table = pq.ParquetFile(path).read()
+        file = pq.ParquetFile(path)
+        names = file.schema_arrow.names
+        if len(set(names)) == len(names) and columns is not None and set(columns) <= set(names):
+            return file.read(columns)  # a list may lie beside vectors and images, which nobody asked for
+        table = file.read()
         table = table.rename_columns(unique(table.column_names))
-    else:
-        table = text_table(path).table(texts)
-    return table if columns is None else table.select(columns)
+        return table if columns is None else table.select(columns)
+    return text_table(path).table(texts, columns)
 
 
 def text_table(path: str) -> Read:
@@ -194,9 +197,7 @@ def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(pa.string())
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_string(kind):
         return column
-    values = (plain(value) for value in _values(column))
-    spelt = (v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values)
-    return pa.chunked_array([pa.array(list(spelt), pa.string())])
+    return pa.chunked_array([pa.array([spelt(plain(value)) for value in _values(column)], pa.string())])
 
 
 def first_text(path: str, column: str) -> str:

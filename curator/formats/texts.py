@@ -32,13 +32,13 @@ class Read:
     faults: dict[int, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def table(self, texts: Iterable[str] = ()) -> pa.Table:
-        """As Arrow; `texts` are columns that stay text whatever their values look like."""
+    def table(self, texts: Iterable[str] = (), names: Iterable[str] | None = None) -> pa.Table:
+        """As Arrow, all columns or some; `texts` are columns that stay text whatever their values look like."""
         kept = set(texts)
         return pa.table(
             {
-                name: pa.array(map(_text, values), pa.string()) if name in kept else of_one_type(_parsed(values))
-                for name, values in self.columns.items()
+                name: pa.array(map(spelt, values), pa.string()) if name in kept else of_one_type(_parsed(values))
+                for name, values in ((n, self.columns[n]) for n in (self.columns if names is None else names))
             }
         )
 
@@ -125,7 +125,8 @@ def _json(text: str) -> Read:
     return Read({name: [row.get(name) for row in rows] for name in names}, faults)
 
 
-def _text(value: Any) -> str | None:
+def spelt(value: Any) -> str | None:
+    """A text as it is, anything else as JSON spells it."""
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -149,7 +150,7 @@ def of_one_type(values: Sequence[Any]) -> pa.Array:
             return pa.array(values)
         except (pa.ArrowException, OverflowError):
             pass
-    return pa.array([_text(value) for value in values], pa.string())
+    return pa.array([spelt(value) for value in values], pa.string())
 
 
 def unique(names: Sequence[str]) -> list[str]:

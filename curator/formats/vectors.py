@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curator.errors import ConfigError
-from curator.formats import tables
+from curator.formats import files, tables
 from curator.formats.base import Member, Shard, ShardIndex
 from curator.formats.pieces import PIECE
 from curator.stage import Array
@@ -73,7 +73,7 @@ def shape_of(shard: Shard) -> tuple[int, int]:
         value = first.column(0)[0].as_py() if first is not None and len(first) else None
         return count, len(value or ())
     try:
-        rows = _whole(shard.path, shard.role("embedding"), _state(shard.path))
+        rows = _whole(shard.path, shard.role("embedding"), files.stamp_of(shard.path))
     except (ValueError, EOFError) as error:
         why = "it is empty" if isinstance(error, EOFError) else str(error)
         why = "it is no array of numbers" if "pickle" in why else why  # NumPy would tell how to run what is in it
@@ -88,7 +88,7 @@ def shape_of(shard: Shard) -> tuple[int, int]:
 def rows_of(shard: Shard, first: int, last: int) -> Array:
     """(n, D) rows first..last-1 as they lie in the file; in parquet, NaN where there is none."""
     if not shard.path.lower().endswith(".parquet"):
-        return _whole(shard.path, shard.role("embedding"), _state(shard.path))[first:last]
+        return _whole(shard.path, shard.role("embedding"), files.stamp_of(shard.path))[first:last]
     return np.concatenate([g[max(first - at, 0) : last - at] for at, g in _groups(shard, first, last)])
 
 
@@ -99,7 +99,7 @@ def _groups(shard: Shard, first: int, last: int) -> Iterator[tuple[int, Array]]:
     for group in range(counts.num_row_groups):
         end = begin + counts.row_group(group).num_rows
         if begin < last and first < end:
-            yield begin, _group(shard.path, str(shard.role("embedding")), group, _state(shard.path))
+            yield begin, _group(shard.path, str(shard.role("embedding")), group, files.stamp_of(shard.path))
         begin = end
 
 
@@ -138,14 +138,9 @@ def _whole(path: str, name: str | None, _: str) -> Array:
         return array
 
 
-def _state(path: str) -> str:
-    status = os.stat(path)
-    return f"{status.st_size}:{status.st_mtime_ns}"
-
-
 def stamp_of(shard: Shard) -> str:
     """Size and time of last change of the vectors and of the table beside them."""
-    return "+".join(_state(path) for path in (shard.path, shard.beside) if path)
+    return "+".join(files.stamp_of(path) for path in (shard.path, shard.beside) if path)
 
 
 def facts_of(shard: Shard, first: int, last: int) -> tuple[list[str], pa.Table | None]:
@@ -154,7 +149,7 @@ def facts_of(shard: Shard, first: int, last: int) -> tuple[list[str], pa.Table |
     Where no column names a row, its number in the file does.
     """
     numbers = [f"{n:0{KEY_DIGITS}d}" for n in range(first, last)]
-    table = _facts(path, shard.roles, _state(path)) if (path := _table(shard)) else None
+    table = _facts(path, shard.roles, files.stamp_of(path)) if (path := _table(shard)) else None
     if table is None:
         return numbers, None
     part = table.slice(first, last - first)

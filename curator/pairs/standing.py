@@ -73,7 +73,7 @@ class Standing:
 
     def pairs(self, threshold: float, best: Array) -> tuple[Array, Array, Array]:
         """Pairs at or above the threshold whose vectors both live, as rows, by falling cosine."""
-        end = int(np.searchsorted(-self.similarity, -threshold, side="right"))
+        end = len(self.similarity) - int(np.searchsorted(self.similarity[::-1], threshold))
         a, b = best[self.a[:end]], best[self.b[:end]]
         here = (a >= 0) & (b >= 0)
         return a[here], b[here], self.similarity[:end][here]
