@@ -9,6 +9,7 @@ from pathlib import Path
 from curator import machine, remote
 from curator.custom import builtin_stage
 from curator.errors import ConfigError, CuratorError
+from curator.formats.base import Shard
 from curator.formats.paths import expanded
 from curator.models.weights import Fetchable
 from curator.phases import against
@@ -21,48 +22,48 @@ from curator.wiring import Plan, pixels_of, shards_of
 from curator.wording import together
 
 
-def mistakes_of(stages: Sequence[ProcessingStage], settings: Settings, whole: bool = True) -> list[str]:
+def mistakes_of(
+    stages: Sequence[ProcessingStage], settings: Settings, whole: bool = True, wrong: Sequence[str] | None = None
+) -> list[str]:
     """Every mistake that can be seen without reading an image, however the stages fit together.
 
-    Not `whole`: some stages could not be built.
+    Not `whole`: some stages could not be built. `wrong`: what `listed` has told of the input, where it was asked.
     """
+    wrong = listed(stages, settings)[1] if wrong is None else wrong
     cluster = machine.mistakes_of(settings.cluster)
     writes = not whole or (settings.write_images and any(s.copies_images for s in stages))
     store = _folder("store", settings.store_place, settings.store)
-    places = [*_input(stages, settings), *_output(settings, writes), *store]
+    places = [*_input(settings, wrong), *_output(settings, writes), *store]
     return [*places, *_weights(stages), *(line for stage in stages for line in stage.mistakes()), *cluster]
 
 
-def _input(stages: Sequence[ProcessingStage], settings: Settings) -> Iterator[str]:
+def listed(stages: Sequence[ProcessingStage], settings: Settings) -> tuple[list[Shard], list[str]]:
+    """Every shard of the input as what it is; or none, and what is wrong with the input, one line each."""
     if not settings.inputs:
-        yield "input: must be given: a tar, a folder, a glob such as 'shards/*.tar', or a list of these."
-        return
+        return [], ["input: must be given: a tar, a folder, a glob such as 'shards/*.tar', or a list of these."]
     try:
         lists, reads = (
             next((s for s in stages if s.has(verb)), None) or builtin_stage(name)
             for verb, name in (("list", "partition"), ("index", "read"))
         )
-        shards_of(lists, reads, settings)
+        return shards_of(lists, reads, settings), []
     except CuratorError as error:
-        yield from str(error).splitlines()
-        return
-    if settings.output:
+        return [], str(error).splitlines()
+
+
+def _input(settings: Settings, wrong: Sequence[str]) -> Iterator[str]:
+    yield from wrong
+    if settings.output and not wrong:
         yield from _inside(settings)
 
 
-def as_read(stages: Sequence[ProcessingStage], settings: Settings) -> list[ProcessingStage]:
-    """The stages, `read` among them as the reader of vectors where the input is vectors alone.
+def as_read(stages: Sequence[ProcessingStage], shards: Sequence[Shard]) -> list[ProcessingStage]:
+    """The stages, `read` among them as the reader of vectors where the input's shards are vectors alone.
 
     Raises ConfigError where the vectors are not what they are taken for, or a stage needs images.
     """
     lists, reads = (next((s for s in stages if s.has(verb)), None) for verb in ("list", "index"))
-    if lists is None or not hasattr(reads, "of_vectors"):
-        return list(stages)
-    try:
-        shards = shards_of(lists, reads, settings)
-    except CuratorError:
-        return list(stages)  # is told with all other mistakes
-    if not shards or shards[0].format != "vectors":
+    if lists is None or not hasattr(reads, "of_vectors") or not shards or shards[0].format != "vectors":
         return list(stages)
     needing = [s for s in stages if s.copies_images or pixels_of(s)]
     if needing:

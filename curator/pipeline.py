@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from curator import ledger as ledgers
-from curator.checks import against_what, as_read, missing_weights, mistakes_of
+from curator.checks import against_what, as_read, listed, missing_weights, mistakes_of
 from curator.cluster import Cluster, inline
 from curator.demo.draw import draw_demo
 from curator.errors import ConfigError, OutsideError, TooManyFailed
@@ -104,12 +104,13 @@ class Pipeline:
 
 def wired(stages: Sequence[ProcessingStage], settings: Settings) -> Plan:
     """The plan of a run. Raises ConfigError with every mistake of the whole."""
+    shards, wrong = listed(stages, settings)
     try:
-        stages = as_read(stages, settings)
+        stages = as_read(stages, shards)
         plan, mistakes = wire(stages), []
     except ConfigError as error:
         plan, mistakes = None, error.mistakes
-    of_the_run = mistakes_of(stages, settings)
+    of_the_run = mistakes_of(stages, settings, wrong=wrong)
     if any(line.startswith(("input:", "read.")) for line in of_the_run):  # whether reading gives vectors is not known
         mistakes = [line for line in mistakes if "needs an embedding" not in line]
     mistakes = [*mistakes, *of_the_run, *(against_what(plan, settings) if plan is not None else ())]
